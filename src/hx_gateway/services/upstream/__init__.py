@@ -1,0 +1,1 @@
+"""Model servers: how they are called, and what stands in for one."""
