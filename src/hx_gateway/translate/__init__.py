@@ -1,0 +1,1 @@
+"""Wire formats, and the ways from one to another."""
