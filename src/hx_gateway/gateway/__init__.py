@@ -1,0 +1,1 @@
+"""Serving models: who serves which, and the routes that clients call."""
