@@ -1,1 +1,1 @@
-"""Serving models: who serves which, and the routes that clients call."""
+"""The gateway plane: models, where they come from, and the routes that call them."""

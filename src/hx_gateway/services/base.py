@@ -69,10 +69,12 @@ class DataService(Protocol):
     ``on_change`` is called with the new sample whenever ``healthy`` flips.
     """
 
-    key: str
-    display_name: str
-    configured: bool
-
+    @property
+    def key(self) -> str: ...
+    @property
+    def display_name(self) -> str: ...
+    @property
+    def configured(self) -> bool: ...
     @property
     def sample(self) -> HealthSample: ...
     @property

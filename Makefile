@@ -1,0 +1,64 @@
+# Every target does its own set-up; nothing is needed but python3 (3.11 or newer) and make.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test test-long test-peers lint types imports format bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(RUN_READY) ## Run the gateway on http://127.0.0.1:4010, with its own PostgreSQL, data in .data/
+	@HX_DATA_DIR=$${HX_DATA_DIR:-.data} exec $(PY) -m hx_gateway serve
+
+test: $(DEV_READY) ## Run all tests with small counts
+	@$(PY) -m pytest
+
+test-long: $(DEV_READY) ## Run the counts that claims rest on; resumes where it stopped; writes docs/verification.md
+	@$(PY) scripts/verify.py
+
+test-peers: $(DEV_READY) ## Run against real peers (a LiteLLM proxy), installed in an environment of their own
+	@$(PY) scripts/peers.py
+
+lint: $(DEV_READY) ## Check style and import contracts
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-logo
+
+types: $(DEV_READY) ## Check types
+	@$(PY) -m mypy && $(PY) -m mypy tests benchmarks scripts
+
+format: $(DEV_READY) ## Format the code
+	@$(PY) -m ruff check --fix-only . && $(PY) -m ruff format .
+
+bench: $(DEV_READY) ## Measure the gateway against a direct connection (and nginx, where installed)
+	@$(PY) -m benchmarks.run $(BENCH)
+
+lock: $(DEV_READY) ## Resolve the dependencies anew
+	@$(PY) scripts/lock.py
+
+clean: ## Remove environments and caches, not the data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache dist benchmarks/out
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "HX Gateway needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "Python's venv module is incomplete. On Debian and Ubuntu: apt-get install -y python3-venv"; exit 1; }
+	@echo "Making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): requirements.lock pyproject.toml | $(PY)
+	@echo "Installing the locked dependencies ..."
+	@$(PY) -m pip install -q --require-hashes --only-binary :all: -r requirements.lock
+	@$(PY) scripts/link_source.py
+	@touch $@
+
+$(DEV_READY): requirements-dev.lock pyproject.toml | $(PY)
+	@echo "Installing the locked dependencies for development ..."
+	@$(PY) -m pip install -q --require-hashes --only-binary :all: -r requirements-dev.lock
+	@$(PY) scripts/link_source.py
+	@touch $@ $(RUN_READY)

@@ -1,0 +1,212 @@
+"""Composes the program: services, models, routes and stages become one ASGI application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from hx_gateway.access.admin_key import AdminKeyAuthenticator
+from hx_gateway.access.principal import Authenticator
+from hx_gateway.events import EventSink
+from hx_gateway.gateway.model_config import ModelConfig, load_model_config
+from hx_gateway.gateway.model_table import ModelTable, build_model_table
+from hx_gateway.gateway.passthrough import passthrough_route, upstream_model_list
+from hx_gateway.gateway.routes import ModelList, model_routes
+from hx_gateway.http.api import api_routes, build_api, serve_document
+from hx_gateway.http.asgi_handler import AsgiHandler
+from hx_gateway.http.bridge import PipelineBridge, Receive, Scope, Send
+from hx_gateway.http.client_address import ClientAddresses
+from hx_gateway.http.drain import Drain
+from hx_gateway.http.health import HealthSources, health_routes
+from hx_gateway.http.records import AccessLog, RequestMetrics, Sinks
+from hx_gateway.http.reserved import reserved_routes
+from hx_gateway.lifespan import Stores, open_services
+from hx_gateway.pipeline.build import PipelineParts, build_pipeline
+from hx_gateway.pipeline.routes import RouteTable
+from hx_gateway.pipeline.stage import GatewayPipeline
+from hx_gateway.services.upstream.base import Timeouts, Upstream, UpstreamKind
+from hx_gateway.services.upstream.demo import DemoUpstream
+from hx_gateway.services.upstream.http_client import HttpUpstream
+from hx_gateway.settings import Settings, load_settings
+from hx_gateway.telemetry import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What :func:`build_app` makes by itself unless it is given: the way to put in test doubles."""
+
+    stores: Stores | None = None
+    authenticator: Authenticator | None = None
+    upstreams: Mapping[UpstreamKind, Upstream] | None = None
+    model_config: ModelConfig | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+class GatewayApp:
+    """The ASGI application. ``pipeline``, ``models``, ``drain`` and ``stores`` are there to be read."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: GatewayPipeline,
+        bridge: PipelineBridge,
+        models: ModelTable,
+        drain: Drain,
+        stores: Stores,
+        upstreams: Mapping[UpstreamKind, Upstream],
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.pipeline = pipeline
+        self.models = models
+        self.drain = drain
+        self.stores = stores
+        self.metrics = metrics
+        self._bridge = bridge
+        self._upstreams = upstreams
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection. Upgrades to WebSocket are refused."""
+        if scope["type"] == "http":
+            await self._bridge.handle(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with AsyncExitStack() as stack:
+            await open_services(stack, self.stores, self._upstreams, self._settings, self.metrics)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def build_app(settings: Settings | None = None, parts: Parts | None = None) -> GatewayApp:
+    """Return the application for ``settings`` (the environment's). Opens nothing: that is the lifespan's.
+
+    Raises ``SettingsError`` or ``ModelConfigError`` for what it must not start with.
+    """
+    parts = parts or Parts()
+    settings = settings or load_settings().settings
+    metrics = Metrics()
+    stores = parts.stores or Stores.from_settings(settings)
+    upstreams = parts.upstreams or default_upstreams(settings)
+    config = parts.model_config
+    if config is None and settings.model_config_file is not None:
+        config = load_model_config(settings.model_config_file, parts.environ)
+        for warning in config.warnings:
+            structlog.get_logger().warning("model_config", detail=warning)
+    models = build_models(settings, config)
+    drain = Drain()
+    pipeline = _pipeline(
+        settings,
+        parts,
+        stores,
+        upstreams,
+        models,
+        config,
+        HealthSources(stores.by_key(), drain, metrics, settings.enable_health_endpoints),
+    )
+    sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
+    if settings.access_log:
+        sinks.append(AccessLog())
+    bridge = PipelineBridge(
+        pipeline,
+        drain=drain,
+        sink=Sinks(*sinks),
+        addresses=ClientAddresses(settings.trusted_networks),
+        metrics=metrics,
+    )
+    return GatewayApp(
+        pipeline=pipeline,
+        bridge=bridge,
+        models=models,
+        drain=drain,
+        stores=stores,
+        upstreams=upstreams,
+        settings=settings,
+        metrics=metrics,
+    )
+
+
+def default_upstreams(settings: Settings) -> dict[UpstreamKind, Upstream]:
+    """Return a client for each kind of upstream."""
+    http = HttpUpstream(max_connections=settings.upstream_max_connections)
+    return {UpstreamKind.OPENAI: http, UpstreamKind.OLLAMA: http, UpstreamKind.DEMO: DemoUpstream()}
+
+
+def build_models(settings: Settings, config: ModelConfig | None) -> ModelTable:
+    """Return who serves which model."""
+    return build_model_table(
+        litellm_base_url=settings.litellm_base_url,
+        litellm_api_key=_secret(settings.litellm_api_key),
+        config=config,
+        openai_api_key=_secret(settings.openai_api_key),
+        demo=settings.serve_demo_models,
+        timeouts=Timeouts(
+            head=settings.upstream_head_timeout,
+            idle=settings.upstream_idle_timeout,
+            total=settings.upstream_total_timeout,
+        ),
+    )
+
+
+def _pipeline(
+    settings: Settings,
+    parts: Parts,
+    stores: Stores,
+    upstreams: Mapping[UpstreamKind, Upstream],
+    models: ModelTable,
+    config: ModelConfig | None,
+    health: HealthSources,
+) -> GatewayPipeline:
+    api = build_api(health)
+    handler = AsgiHandler(api)
+    base_url = _root_of(settings.litellm_base_url)
+    http, api_key = upstreams[UpstreamKind.OPENAI], _secret(settings.litellm_api_key)
+    listing = upstream_model_list(http, base_url, api_key) if base_url and models.open_ended else None
+    routes = RouteTable(
+        [
+            *model_routes(ModelList(models, listing)),
+            *reserved_routes(settings.db_guard_prefixes),
+            passthrough_route(http, base_url, api_key),
+            *health_routes(handler),
+            *api_routes(handler),
+        ]
+    )
+    serve_document(api, routes.routes)
+    admin_key = _secret(settings.admin_key)
+    authenticator = parts.authenticator or AdminKeyAuthenticator(admin_key or os.urandom(32).hex())
+    return build_pipeline(
+        PipelineParts(
+            authenticator=authenticator,
+            postgres=stores.postgres,
+            redis=stores.redis,
+            models=models,
+            upstreams=upstreams,
+            guarded_prefixes=settings.db_guard_prefixes,
+            guard_enabled=settings.enable_db_guard,
+            max_body_bytes=settings.max_body_bytes,
+            aliases=config.aliases if config is not None else {},
+            cors_origins=settings.cors_origins,
+        ),
+        routes,
+    )
+
+
+def _root_of(base_url: str | None) -> str | None:
+    """Return the URL that ``/v1/…`` is appended to."""
+    return base_url.rstrip("/").removesuffix("/v1") if base_url else None
+
+
+def _secret(value: Any) -> str | None:
+    return value.get_secret_value() if value is not None else None

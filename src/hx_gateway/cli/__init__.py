@@ -1,0 +1,1 @@
+"""The command ``hx-gateway``: one file a command."""

@@ -1,0 +1,28 @@
+"""The command line's entry: which commands there are."""
+
+from __future__ import annotations
+
+import typer
+
+from hx_gateway import __version__
+from hx_gateway.cli.serve import serve
+
+app = typer.Typer(
+    name="hx-gateway",
+    help="Self-hosted control plane for AI: gateway, registry and observability in one program.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

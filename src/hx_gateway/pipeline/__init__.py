@@ -1,0 +1,1 @@
+"""The one way through the gateway: an ordered list of stages that every request passes."""

@@ -1,0 +1,122 @@
+"""What the stages share about one request, and what they answer with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from hx_gateway.access.principal import Principal
+from hx_gateway.errors import HXError
+from hx_gateway.events import Ending, TokenUsage
+from hx_gateway.services.upstream.base import Deployment
+from hx_gateway.translate.openai import ModelRequest
+
+if TYPE_CHECKING:
+    from hx_gateway.pipeline.routes import RouteSpec
+
+Headers = Sequence[tuple[bytes, bytes]]
+Finisher = Callable[[Ending], Awaitable[None] | None]
+
+
+class Body(Protocol):
+    """The request's body. Either call may be made once."""
+
+    async def read(self, limit: int) -> bytes:
+        """Return the whole body. Raises ``BodyTooLarge`` beyond ``limit`` bytes, ``RequestTimeout`` when it stalls."""
+        ...
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives."""
+        ...
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer: ``body`` is bytes, or an iterator of chunks that is closed in every ending.
+
+    An iterator that cannot go on raises :class:`BrokenReply` after its last chunk.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | AsyncIterator[bytes] = b""
+
+
+class BrokenReply(Exception):
+    """A reply that began and cannot end: the connection is closed without saying that it did."""
+
+    def __init__(self, error: HXError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(slots=True)
+class Timings:
+    """Monotonic moments and durations in seconds, ``None`` until reached."""
+
+    started: float = field(default_factory=time.monotonic)
+    first_byte: float | None = None
+    upstream: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """One request on its way through the stages.
+
+    Set by the edge: ``request_id``, ``method``, ``path`` (decoded), ``raw_path`` (as sent), ``query``, ``headers``
+    (lower-case names), ``client`` (address, after trusted proxies), ``local`` (from this machine, not proxied),
+    ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
+    ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
+    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage`` (Execution). ``error`` is what was answered with.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: Headers
+    client: str
+    local: bool
+    scope: Mapping[str, object]
+    body: Body
+    route: RouteSpec = field(init=False)
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    principal: Principal | None = None
+    decoded: ModelRequest | None = None
+    call: ModelRequest | None = None
+    candidates: tuple[Deployment, ...] = ()
+    deployment: Deployment | None = None
+    attempts: int = 0
+    usage: TokenUsage | None = None
+    error: HXError | None = None
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+    stopping: bool = False
+    _finishers: list[Finisher] = field(default_factory=list)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the lower-case ``name``."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def after(self, finisher: Finisher) -> None:
+        """Call ``finisher`` once when the request is over, however it ends; the latest added goes first."""
+        self._finishers.append(finisher)
+
+    async def finish(self, ending: Ending) -> list[Exception]:
+        """Run the finishers, each of them whatever the others do; return what they raised."""
+        failures: list[Exception] = []
+        while self._finishers:
+            try:
+                pending = self._finishers.pop()(ending)
+                if pending is not None:
+                    await asyncio.shield(pending)
+            except Exception as error:  # noqa: BLE001 - one finisher's failure must not keep the next from settling
+                failures.append(error)
+        return failures

@@ -1,0 +1,96 @@
+"""Who is calling, and may they use this route? Nothing behind this stage runs for anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from hx_gateway.access.principal import Authenticator, Principal
+from hx_gateway.errors import Forbidden, InvalidApiKey, InvalidRequest
+from hx_gateway.pipeline.context import Context, Reply
+from hx_gateway.pipeline.routes import Who
+
+MAX_KEY_LENGTH = 512
+_KEY_HEADERS = (b"x-api-key", b"api-key")
+_PREFLIGHT_SECONDS = b"600"
+
+
+class SecurityStage:
+    """Authenticates by ``Authorization: Bearer``, ``x-api-key`` or ``api-key``, then applies the route's policy.
+
+    Fails closed: what cannot be known is :class:`~hx_gateway.errors.Unavailable`, raised by the authenticator.
+    """
+
+    name: ClassVar[str] = "security"
+    provides: ClassVar[frozenset[str]] = frozenset({"principal"})
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, authenticator: Authenticator, *, cors_origins: Iterable[str] = ()) -> None:
+        self._authenticator = authenticator
+        self._origins = frozenset(origin.encode() for origin in cors_origins)
+
+    async def __call__(self, ctx: Context) -> Reply | None:
+        """Set ``principal``; answer a browser's preflight; refuse with 401 or 403."""
+        if self._origins and (reply := self._cors(ctx)) is not None:
+            return reply
+        policy = ctx.route.policy
+        if policy.who is Who.ANYONE:
+            return None
+        presented = presented_key(ctx)
+        if policy.who is Who.LOCAL_OR_ADMIN and ctx.local and presented is None:
+            return None
+        if presented is None:
+            raise InvalidApiKey(
+                "No API key was given: send it as 'Authorization: Bearer <key>'.",
+                headers={"www-authenticate": "Bearer"},
+            )
+        principal = await self._authenticator.authenticate(presented)
+        if principal is None:
+            raise InvalidApiKey("The API key is not valid.", headers={"www-authenticate": "Bearer"})
+        self._check_rights(principal, ctx)
+        ctx.principal = principal
+        return None
+
+    @staticmethod
+    def _check_rights(principal: Principal, ctx: Context) -> None:
+        needed = ctx.route.policy.scopes
+        if not principal.holds(needed):
+            missing = ", ".join(sorted(needed - principal.scopes))
+            raise Forbidden(f"The API key lacks the right {missing!r}.")
+
+    def _cors(self, ctx: Context) -> Reply | None:
+        origin = ctx.header(b"origin")
+        if origin not in self._origins or origin is None:
+            return None
+        ctx.response_headers += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+        if ctx.method != "OPTIONS" or ctx.header(b"access-control-request-method") is None:
+            return None
+        return Reply(
+            204,
+            [
+                (b"access-control-allow-methods", b"GET, POST, PATCH, PUT, DELETE"),
+                (b"access-control-allow-headers", ctx.header(b"access-control-request-headers") or b""),
+                (b"access-control-max-age", _PREFLIGHT_SECONDS),
+            ],
+        )
+
+
+def presented_key(ctx: Context) -> str | None:
+    """Return the key a request shows, ``None`` without one. Raises ``InvalidRequest`` for one shown twice."""
+    found: bytes | None = None
+    for name, value in ctx.headers:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            shown = key.strip() if scheme.lower() == b"bearer" else b""
+        elif name in _KEY_HEADERS:
+            shown = value.strip()
+        else:
+            continue
+        if found is not None and shown != found:
+            raise InvalidRequest("Two different API keys were given: send one.", code="ambiguous_key")
+        found = shown
+    if not found:
+        return None
+    if len(found) > MAX_KEY_LENGTH:
+        raise InvalidApiKey("The API key is not valid.", headers={"www-authenticate": "Bearer"})
+    return found.decode("latin-1")

@@ -1,0 +1,45 @@
+"""Decodes what the gateway needs of a body and refuses what no upstream should see."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from hx_gateway.errors import UnsupportedMedia
+from hx_gateway.pipeline.context import Context, Reply
+from hx_gateway.pipeline.routes import BodyRule
+
+_JSON_TYPES = (b"application/json", b"text/json")
+
+
+class ValidationStage:
+    """Reads a JSON body under its limit and hands it to the route's decoder. Other bodies stay unread."""
+
+    name: ClassVar[str] = "validation"
+    provides: ClassVar[frozenset[str]] = frozenset({"decoded"})
+    requires: ClassVar[frozenset[str]] = frozenset({"principal"})
+
+    def __init__(self, *, max_body_bytes: int) -> None:
+        self._limit = max_body_bytes
+
+    async def __call__(self, ctx: Context) -> Reply | None:
+        """Set ``decoded`` for routes with a decoder."""
+        route = ctx.route
+        if route.body is not BodyRule.JSON:
+            return None
+        check_media(ctx)
+        if route.decoder is not None:
+            ctx.decoded = route.decoder(await ctx.body.read(route.body_limit or self._limit))
+        return None
+
+
+def check_media(ctx: Context) -> None:
+    """Raise ``UnsupportedMedia`` for a compressed body or one that says it is not JSON."""
+    encoding = ctx.header(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise UnsupportedMedia("Compressed bodies are not read here: send the JSON as it is.")
+    content_type = ctx.header(b"content-type")
+    if content_type is None:
+        return
+    media = content_type.partition(b";")[0].strip().lower()
+    if media not in _JSON_TYPES and not (media.startswith(b"application/") and media.endswith(b"+json")):
+        raise UnsupportedMedia("The body must be JSON: send 'content-type: application/json'.")

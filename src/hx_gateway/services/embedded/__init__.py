@@ -1,0 +1,1 @@
+"""Stores that the gateway starts itself when it is given none."""

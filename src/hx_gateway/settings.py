@@ -1,0 +1,432 @@
+"""Every setting of the server: its environment variable, type, default and rule. Read once, at the start."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+NOT_CONFIGURED = "none"
+GUARDED_PREFIXES = ("/v1/keys", "/v1/api_keys", "/v1/teams", "/v1/users", "/v1/tenants")
+ADMIN_KEY_MIN_LENGTH = 32
+WEAK_KEYS = frozenset({"sk-1234", "sk-hx-dev-1234", "changeme", "secret", "password", "admin", "test"})
+ENV_FILE_VARIABLE = "HX_ENV_FILE"
+# Variables of ours that something other than this class reads.
+OTHER_VARIABLES = frozenset({ENV_FILE_VARIABLE})
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """A value that the server must not start with: one sentence a line, each naming its variable."""
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_none)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
+
+
+class Settings(BaseSettings):
+    """The server's settings, frozen. Field descriptions are the reference; secrets are :class:`SecretStr`."""
+
+    model_config = SettingsConfigDict(frozen=True, case_sensitive=True, extra="ignore", populate_by_name=True)
+
+    # The server
+    host: str = Field("127.0.0.1", alias="WRAPPER_HOST", description="Address to listen on.")
+    port: int = Field(
+        4010, alias="WRAPPER_PORT", ge=0, le=65535, description="Port to listen on; 0 picks one."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", alias="WRAPPER_LOG_LEVEL", description="Least severe level that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        alias="HX_LOG_FORMAT",
+        description="`json` a line, `console` for people; `auto`: console on a terminal.",
+    )
+    access_log: bool = Field(True, alias="HX_ACCESS_LOG", description="One log line for each request.")
+    workers: int = Field(1, alias="HX_WORKERS", ge=1, le=64, description="Processes that serve.")
+    data_dir: OptionalPath = Field(
+        None,
+        alias="HX_DATA_DIR",
+        description="Where state is kept; see `data directory` in the docs for the default.",
+    )
+    tls_cert: OptionalPath = Field(
+        None, alias="HX_TLS_CERT", description="Certificate chain (PEM) to serve TLS with."
+    )
+    tls_key: OptionalPath = Field(None, alias="HX_TLS_KEY", description="Private key (PEM) of `HX_TLS_CERT`.")
+    trusted_proxies: Words = Field(
+        (),
+        alias="HX_TRUSTED_PROXIES",
+        description="Addresses or networks whose `X-Forwarded-For` is believed.",
+    )
+    cors_origins: Words = Field(
+        (), alias="HX_CORS_ORIGINS", description="Origins that browsers may call from; none."
+    )
+    drain_seconds: float = Field(
+        120.0,
+        alias="HX_DRAIN_SECONDS",
+        ge=0,
+        le=3600,
+        description="How long running requests may finish after SIGTERM.",
+    )
+    pre_stop_seconds: float = Field(
+        0.0,
+        alias="HX_PRE_STOP_SECONDS",
+        ge=0,
+        le=60,
+        description="How long to keep listening after SIGTERM, at least.",
+    )
+    max_connections: int = Field(
+        10_000,
+        alias="HX_MAX_CONNECTIONS",
+        ge=1,
+        description="Client connections a worker holds; more get a 503.",
+    )
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, alias="HX_MAX_BODY_BYTES", ge=1024, description="Largest JSON body, in bytes."
+    )
+
+    # Access
+    admin_key: SecretStr | None = Field(
+        None,
+        alias="HX_ADMIN_KEY",
+        description="The admin key, 32 characters or more; made on the first start if unset.",
+    )
+    disable_admin_ui: bool = Field(False, alias="DISABLE_ADMIN_UI", description="Turns the admin page off.")
+
+    # Stores
+    pg_url: OptionalSecret = Field(
+        None,
+        validation_alias=AliasChoices("PG_URL", "DATABASE_URL", "DATABASE_URI"),
+        description="PostgreSQL; also read as `DATABASE_URL`, `DATABASE_URI`. `none`: run without.",
+    )
+    redis_url: OptionalSecret = Field(
+        None, alias="REDIS_URL", description="Redis or Valkey. `none`: run without."
+    )
+    qdrant_url: OptionalText = Field(None, alias="QDRANT_URL", description="Qdrant. `none`: run without.")
+    qdrant_api_key: OptionalSecret = Field(None, alias="QDRANT_API_KEY", description="Qdrant's API key.")
+    embedded: bool = Field(
+        True,
+        alias="HX_EMBEDDED",
+        description="Start stores of our own for those without a URL; `off`: refuse to start.",
+    )
+    pg_min_connections: int = Field(
+        1, alias="PG_MIN_CONNECTIONS", ge=0, le=1000, description="PostgreSQL pool, least."
+    )
+    pg_max_connections: int = Field(
+        5, alias="PG_MAX_CONNECTIONS", ge=1, le=1000, description="PostgreSQL pool, most."
+    )
+    redis_max_connections: int = Field(
+        10, alias="REDIS_MAX_CONNECTIONS", ge=1, le=10_000, description="Redis connections a worker, most."
+    )
+    pool_size: int = Field(10, alias="POOL_SIZE", ge=1, le=1000, description="Entity pool, kept open.")
+    pool_overflow: int = Field(
+        20, alias="POOL_OVERFLOW", ge=0, le=1000, description="Entity pool, on top under load."
+    )
+
+    # Health
+    health_check_interval: float = Field(
+        30.0,
+        alias="HEALTH_CHECK_INTERVAL",
+        gt=0,
+        le=3600,
+        description="Seconds between two full health rounds.",
+    )
+    health_check_timeout: float = Field(
+        5.0, alias="HEALTH_CHECK_TIMEOUT", gt=0, le=60, description="Seconds that one health round may take."
+    )
+    enable_db_guard: bool = Field(
+        True, alias="ENABLE_DB_GUARD", description="503 on admin routes while a store is away."
+    )
+    db_guard_prefixes: Words = Field(
+        GUARDED_PREFIXES, alias="HX_DB_GUARD_PREFIXES", description="Path prefixes that DB-Guard watches."
+    )
+    enable_health_endpoints: bool = Field(
+        True, alias="ENABLE_HEALTH_ENDPOINTS", description="The detailed `/health/…` endpoints."
+    )
+
+    # Models
+    litellm_base_url: OptionalText = Field(
+        None,
+        alias="LITELLM_BASE_URL",
+        description="A LiteLLM proxy (or any OpenAI-like server) that serves all models.",
+    )
+    litellm_api_key: OptionalSecret = Field(
+        None,
+        validation_alias=AliasChoices("LITELLM_API_KEY", "LITELLM_MASTER_KEY"),
+        description="The gateway's credential there; also read as `LITELLM_MASTER_KEY`.",
+    )
+    model_config_file: OptionalPath = Field(
+        None, alias="HX_MODEL_CONFIG", description="Models in LiteLLM's `config.yaml` format."
+    )
+    openai_api_key: OptionalSecret = Field(None, alias="OPENAI_API_KEY", description="Adds OpenAI's models.")
+    demo: bool | None = Field(
+        None, alias="HX_DEMO", description="The demo models; on unless `HX_MODEL_CONFIG` is given."
+    )
+    upstream_max_connections: int = Field(
+        1000,
+        alias="HX_UPSTREAM_MAX_CONNECTIONS",
+        ge=1,
+        description="Connections to model servers a worker, most.",
+    )
+    upstream_head_timeout: float = Field(
+        60.0, alias="HX_UPSTREAM_HEAD_TIMEOUT", gt=0, description="Seconds until a model's answer must begin."
+    )
+    upstream_idle_timeout: float = Field(
+        60.0, alias="HX_UPSTREAM_IDLE_TIMEOUT", gt=0, description="Seconds a model's answer may pause."
+    )
+    upstream_total_timeout: float = Field(
+        1800.0,
+        alias="HX_UPSTREAM_TOTAL_TIMEOUT",
+        gt=0,
+        description="Seconds a model's answer may take in all.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the caller only: :func:`load_settings` reads environment and files, and knows which."""
+        return (init_settings,)
+
+    @field_validator("admin_key")
+    @classmethod
+    def _admin_key_is_strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_admin_key(value.get_secret_value())
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            ipaddress.ip_network(entry, strict=False)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            scheme, separator, host = entry.partition("://")
+            if scheme not in ("http", "https") or not separator or not host or "/" in host:
+                raise ValueError(f"{entry!r} is not an origin like https://app.example.org")
+        return value
+
+    @field_validator("db_guard_prefixes")
+    @classmethod
+    def _prefixes_are_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not entry.startswith("/") or entry.endswith("/"):
+                raise ValueError(f"{entry!r} must start with '/' and not end with one")
+        return value
+
+    @field_validator("litellm_base_url", "qdrant_url")
+    @classmethod
+    def _url_is_http(cls, value: str | None) -> str | None:
+        if value and value != NOT_CONFIGURED and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value
+
+    @property
+    def trusted_networks(self) -> tuple[IPNetwork, ...]:
+        """``trusted_proxies`` as networks."""
+        return tuple(ipaddress.ip_network(entry, strict=False) for entry in self.trusted_proxies)
+
+    @property
+    def serve_demo_models(self) -> bool:
+        """Whether the demo models are served."""
+        return self.model_config_file is None if self.demo is None else self.demo
+
+
+def check_admin_key(key: str) -> None:
+    """Raise ``ValueError`` for a key that is well known, short or not printable. The key is not repeated."""
+    if key.lower() in WEAK_KEYS:
+        raise ValueError("is a well-known key; use a random one of 32 characters or more")
+    if len(key) < ADMIN_KEY_MIN_LENGTH:
+        raise ValueError(f"has {len(key)} characters; use a random one of {ADMIN_KEY_MIN_LENGTH} or more")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("holds a space, a control character or a non-ASCII one")
+    if len(set(key)) < 8:
+        raise ValueError("repeats a few characters; use a random one")
+
+
+class LoadedSettings:
+    """Settings with where each came from: ``sources`` maps a field to ``environment``, a file or ``default``."""
+
+    def __init__(self, settings: Settings, sources: Mapping[str, str], warnings: Sequence[str]) -> None:
+        self.settings = settings
+        self.sources = dict(sources)
+        self.warnings = tuple(warnings)
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    *,
+    env_files: Sequence[Path] = (),
+    overrides: Mapping[str, object] | None = None,
+) -> LoadedSettings:
+    """Read settings: ``overrides`` by field name, then ``environ`` (the process's own), then ``env_files``.
+
+    Raises :class:`SettingsError` with one sentence for each bad value.
+    """
+    environ = os.environ if environ is None else environ
+    files = (*env_files, *(Path(part) for part in environ.get(ENV_FILE_VARIABLE, "").split(":") if part))
+    layers = [("environment", environ), *((str(path), _read_env_file(path)) for path in files)]
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for name in Settings.model_fields:
+        for variable in variables_of(name):
+            origin = next(((label, layer[variable]) for label, layer in layers if variable in layer), None)
+            if origin is not None:
+                sources[name], values[name] = f"{origin[0]} ({variable})", origin[1]
+                break
+        else:
+            sources[name] = "default"
+    merged = {key: value for _, layer in reversed(layers) for key, value in layer.items()}
+    warnings = [*_database_from_parts(merged, values, sources), *_misspelt(merged)]
+    for name, value in (overrides or {}).items():
+        values[name], sources[name] = value, "command line"
+    try:
+        settings = Settings.model_validate(values, by_name=True, by_alias=False)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(item) for item in error.errors())) from None
+    _check_together(settings)
+    return LoadedSettings(settings, sources, warnings)
+
+
+def variables_of(field: str) -> tuple[str, ...]:
+    """Return the environment variables of ``field``, the one that wins first."""
+    alias = Settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (str(alias),)
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    try:
+        text = dotenv_values(path, interpolate=False) if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{ENV_FILE_VARIABLE}: cannot read {str(path)!r}: {error}.") from error
+    if text is None:
+        raise SettingsError(f"{ENV_FILE_VARIABLE}: there is no file {str(path)!r}.")
+    return {key: value for key, value in text.items() if value is not None}
+
+
+def _database_from_parts(
+    environ: Mapping[str, str], values: dict[str, object], sources: dict[str, str]
+) -> list[str]:
+    """Build the database URL from ``POSTGRES_*`` where no URL is given; name URLs that disagree."""
+    given = {name: environ[name] for name in variables_of("pg_url") if environ.get(name, "").strip()}
+    warnings = []
+    if len(set(given.values())) > 1:
+        used, *ignored = given
+        warnings.append(f"{used} is used; {', '.join(ignored)} says something else and is ignored.")
+    host = environ.get("POSTGRES_HOST") or environ.get("POSTGRES_SERVER")
+    if not host:
+        return warnings
+    user = quote(environ.get("POSTGRES_USER", "postgres"), safe="")
+    password = quote(environ.get("POSTGRES_PASSWORD", ""), safe="")
+    database = environ.get("POSTGRES_DATABASE") or environ.get("POSTGRES_DB") or "hx_gateway"
+    port = environ.get("POSTGRES_PORT", "5432")
+    url = f"postgresql://{user}{':' + password if password else ''}@{host}:{port}/{quote(database, safe='')}"
+    if not given:
+        values["pg_url"], sources["pg_url"] = url, "environment (POSTGRES_HOST and the like)"
+    elif url not in given.values():
+        warnings.append(f"{next(iter(given))} is used; POSTGRES_HOST says something else and is ignored.")
+    return warnings
+
+
+def _misspelt(environ: Mapping[str, str]) -> list[str]:
+    known = {
+        variable for field in Settings.model_fields for variable in variables_of(field)
+    } | OTHER_VARIABLES
+    unknown = sorted(name for name in environ if name.startswith(("HX_", "WRAPPER_")) and name not in known)
+    return [
+        f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ".")
+        for name in unknown
+        if not name.startswith(("HX_TEST_", "HX_BENCH_"))
+        for close in [difflib.get_close_matches(name, known, n=1)]
+    ]
+
+
+def _sentence(error: object) -> str:
+    assert isinstance(error, dict)
+    field = str(error["loc"][0])
+    variable = variables_of(field)[0]
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    secret = field in (
+        "admin_key",
+        "pg_url",
+        "redis_url",
+        "qdrant_api_key",
+        "litellm_api_key",
+        "openai_api_key",
+    )
+    shown = "" if secret else f" is {error['input']!r}:"
+    return f"{variable}{shown} {reason}."
+
+
+def _check_together(settings: Settings) -> None:
+    problems = []
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        problems.append("HX_TLS_CERT and HX_TLS_KEY must be given together.")
+    for variable, path in (
+        ("HX_TLS_CERT", settings.tls_cert),
+        ("HX_TLS_KEY", settings.tls_key),
+        ("HX_MODEL_CONFIG", settings.model_config_file),
+    ):
+        if path is not None and not path.is_file():
+            problems.append(f"{variable}: there is no file {str(path)!r}.")
+    if settings.pg_min_connections > settings.pg_max_connections:
+        problems.append("PG_MIN_CONNECTIONS is above PG_MAX_CONNECTIONS.")
+    if not settings.embedded:
+        missing = [
+            name
+            for name, value in (
+                ("PG_URL", settings.pg_url),
+                ("REDIS_URL", settings.redis_url),
+                ("QDRANT_URL", settings.qdrant_url),
+            )
+            if value is None
+        ]
+        if missing:
+            problems.append(
+                f"HX_EMBEDDED=off and no {', '.join(missing)}: give the URL, or `none` to run without that store."
+            )
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Return where state is kept by default: systemd's directory, else the XDG state directory."""
+    if state := environ.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    if environ.get("INVOCATION_ID"):
+        return Path("/var/lib/hx-gateway")
+    base = environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "hx-gateway"

@@ -1,0 +1,33 @@
+"""What all tests share: an environment without anybody's settings."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+_OURS = (
+    "HX_",
+    "WRAPPER_",
+    "PG_",
+    "POSTGRES_",
+    "REDIS_",
+    "QDRANT_",
+    "DATABASE_",
+    "LITELLM_",
+    "OPENAI_",
+    "POOL_",
+)
+_KEPT = ("HX_TEST_",)
+
+pytest_plugins = ("tests.fixtures.gateway",)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove every variable that the program would read."""
+    for name in list(os.environ):
+        if name.startswith(_OURS) and not name.startswith(_KEPT):
+            monkeypatch.delenv(name)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
