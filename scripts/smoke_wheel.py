@@ -28,9 +28,7 @@ def main(work: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = work / "data"
-    environ = {
-        key: value for key, value in os.environ.items() if not key.startswith(("HX_", "WRAPPER_", "PG_"))
-    }
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("HX_", "WRAPPER_", "PG_"))}
     environ |= {"HX_DATA_DIR": str(data), "WRAPPER_PORT": str(port)}
     command = [str(Path(sys.executable).parent / "hx-gateway"), "serve"]
     with (work / "server.log").open("wb") as log:
@@ -61,9 +59,7 @@ def _ask(url: str, data: Path) -> None:
     key = (data / "admin.key").read_text().strip()
     names = {model["id"] for model in _get(f"{url}/v1/models", key)["data"]}
     _expect({"hx-chat", "emb-premium"} <= names, f"models {names}")
-    vector = _get(f"{url}/v1/embeddings", key, {"model": "emb-premium", "input": "hello"})["data"][0][
-        "embedding"
-    ]
+    vector = _get(f"{url}/v1/embeddings", key, {"model": "emb-premium", "input": "hello"})["data"][0]["embedding"]
     _expect(len(vector) == 384, f"embedding of length {len(vector)}")
     question = {"role": "user", "content": "Return exactly the text: HX-OK"}
     answer = _get(f"{url}/v1/chat/completions", key, {"model": "hx-chat", "messages": [question]})

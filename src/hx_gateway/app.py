@@ -102,7 +102,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
     upstreams = parts.upstreams or default_upstreams(settings)
     config = parts.model_config
     if config is None and settings.model_config_file is not None:
-        config = load_model_config(settings.model_config_file, parts.environ)
+        config = load_model_config(settings.model_config_file, parts.environ, direct=settings.litellm_base_url is None)
         for warning in config.warnings:
             structlog.get_logger().warning("model_config", detail=warning)
     models = build_models(settings, config)

@@ -1,4 +1,4 @@
-"""What lives as long as the server does: stores, the health sampler, the clients; opened in order, closed in reverse."""
+"""What lives as long as the server: stores, the health sampler, the clients; opened in order, closed in reverse."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ class Stores:
         return cls(
             postgres=AbsentService("postgres", "PostgreSQL")
             if pg_url == NOT_CONFIGURED
-            else PostgresService(
-                pg_url, min_size=settings.pg_min_connections, max_size=settings.pg_max_connections
-            ),
+            else PostgresService(pg_url, min_size=settings.pg_min_connections, max_size=settings.pg_max_connections),
             redis=AbsentService("redis", "Redis")
             if redis_url == NOT_CONFIGURED
             else RedisService(redis_url, max_connections=settings.redis_max_connections),

@@ -20,9 +20,7 @@ MAX_VALUE_LENGTH = 2000
 EventDict = MutableMapping[str, Any]
 
 
-def configure_logging(
-    *, level: str, style: Literal["auto", "json", "console"], stream: BinaryIO | None = None
-) -> None:
+def configure_logging(*, level: str, style: Literal["auto", "json", "console"], stream: BinaryIO | None = None) -> None:
     """Set structlog and the standard library's logging up to write to ``stream`` (standard error)."""
     out = stream if stream is not None else sys.stderr.buffer
     console = style == "console" or (style == "auto" and out.isatty())

@@ -52,9 +52,7 @@ class Settings(BaseSettings):
 
     # The server
     host: str = Field("127.0.0.1", alias="WRAPPER_HOST", description="Address to listen on.")
-    port: int = Field(
-        4010, alias="WRAPPER_PORT", ge=0, le=65535, description="Port to listen on; 0 picks one."
-    )
+    port: int = Field(4010, alias="WRAPPER_PORT", ge=0, le=65535, description="Port to listen on; 0 picks one.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="WRAPPER_LOG_LEVEL", description="Least severe level that is logged."
     )
@@ -70,18 +68,14 @@ class Settings(BaseSettings):
         alias="HX_DATA_DIR",
         description="Where state is kept; see `data directory` in the docs for the default.",
     )
-    tls_cert: OptionalPath = Field(
-        None, alias="HX_TLS_CERT", description="Certificate chain (PEM) to serve TLS with."
-    )
+    tls_cert: OptionalPath = Field(None, alias="HX_TLS_CERT", description="Certificate chain (PEM) to serve TLS with.")
     tls_key: OptionalPath = Field(None, alias="HX_TLS_KEY", description="Private key (PEM) of `HX_TLS_CERT`.")
     trusted_proxies: Words = Field(
         (),
         alias="HX_TRUSTED_PROXIES",
         description="Addresses or networks whose `X-Forwarded-For` is believed.",
     )
-    cors_origins: Words = Field(
-        (), alias="HX_CORS_ORIGINS", description="Origins that browsers may call from; none."
-    )
+    cors_origins: Words = Field((), alias="HX_CORS_ORIGINS", description="Origins that browsers may call from; none.")
     drain_seconds: float = Field(
         120.0,
         alias="HX_DRAIN_SECONDS",
@@ -120,9 +114,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PG_URL", "DATABASE_URL", "DATABASE_URI"),
         description="PostgreSQL; also read as `DATABASE_URL`, `DATABASE_URI`. `none`: run without.",
     )
-    redis_url: OptionalSecret = Field(
-        None, alias="REDIS_URL", description="Redis or Valkey. `none`: run without."
-    )
+    redis_url: OptionalSecret = Field(None, alias="REDIS_URL", description="Redis or Valkey. `none`: run without.")
     qdrant_url: OptionalText = Field(None, alias="QDRANT_URL", description="Qdrant. `none`: run without.")
     qdrant_api_key: OptionalSecret = Field(None, alias="QDRANT_API_KEY", description="Qdrant's API key.")
     embedded: bool = Field(
@@ -130,19 +122,13 @@ class Settings(BaseSettings):
         alias="HX_EMBEDDED",
         description="Start stores of our own for those without a URL; `off`: refuse to start.",
     )
-    pg_min_connections: int = Field(
-        1, alias="PG_MIN_CONNECTIONS", ge=0, le=1000, description="PostgreSQL pool, least."
-    )
-    pg_max_connections: int = Field(
-        5, alias="PG_MAX_CONNECTIONS", ge=1, le=1000, description="PostgreSQL pool, most."
-    )
+    pg_min_connections: int = Field(1, alias="PG_MIN_CONNECTIONS", ge=0, le=1000, description="PostgreSQL pool, least.")
+    pg_max_connections: int = Field(5, alias="PG_MAX_CONNECTIONS", ge=1, le=1000, description="PostgreSQL pool, most.")
     redis_max_connections: int = Field(
         10, alias="REDIS_MAX_CONNECTIONS", ge=1, le=10_000, description="Redis connections a worker, most."
     )
     pool_size: int = Field(10, alias="POOL_SIZE", ge=1, le=1000, description="Entity pool, kept open.")
-    pool_overflow: int = Field(
-        20, alias="POOL_OVERFLOW", ge=0, le=1000, description="Entity pool, on top under load."
-    )
+    pool_overflow: int = Field(20, alias="POOL_OVERFLOW", ge=0, le=1000, description="Entity pool, on top under load.")
 
     # Health
     health_check_interval: float = Field(
@@ -337,9 +323,7 @@ def _read_env_file(path: Path) -> dict[str, str]:
     return {key: value for key, value in text.items() if value is not None}
 
 
-def _database_from_parts(
-    environ: Mapping[str, str], values: dict[str, object], sources: dict[str, str]
-) -> list[str]:
+def _database_from_parts(environ: Mapping[str, str], values: dict[str, object], sources: dict[str, str]) -> list[str]:
     """Build the database URL from ``POSTGRES_*`` where no URL is given; name URLs that disagree."""
     given = {name: environ[name] for name in variables_of("pg_url") if environ.get(name, "").strip()}
     warnings = []
@@ -362,9 +346,7 @@ def _database_from_parts(
 
 
 def _misspelt(environ: Mapping[str, str]) -> list[str]:
-    known = {
-        variable for field in Settings.model_fields for variable in variables_of(field)
-    } | OTHER_VARIABLES
+    known = {variable for field in Settings.model_fields for variable in variables_of(field)} | OTHER_VARIABLES
     unknown = sorted(name for name in environ if name.startswith(("HX_", "WRAPPER_")) and name not in known)
     return [
         f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ".")

@@ -53,15 +53,11 @@ def test_every_field_has_a_description_and_one_variable() -> None:
         ({"HX_ENV_FILE": "/nowhere/gateway.env"}, "HX_ENV_FILE: there is no file"),
     ],
 )
-def test_a_bad_value_is_told_in_a_sentence_that_names_its_variable(
-    environ: dict[str, str], words: str
-) -> None:
+def test_a_bad_value_is_told_in_a_sentence_that_names_its_variable(environ: dict[str, str], words: str) -> None:
     assert words in sentence(environ)
 
 
-@pytest.mark.parametrize(
-    "key", ["sk-1234", "sk-hx-dev-1234", "changeme", "", "x" * 31, "y" * 40, "with a space " * 4]
-)
+@pytest.mark.parametrize("key", ["sk-1234", "sk-hx-dev-1234", "changeme", "", "x" * 31, "y" * 40, "with a space " * 4])
 def test_a_weak_admin_key_stops_the_start_and_is_not_repeated(key: str) -> None:
     told = sentence({"HX_ADMIN_KEY": key})
     assert told.startswith("HX_ADMIN_KEY")
@@ -91,9 +87,7 @@ def test_the_first_of_several_database_urls_wins_and_the_others_are_named() -> N
 
 
 def test_parts_of_a_database_address_make_an_encoded_url() -> None:
-    loaded = load_settings(
-        {"POSTGRES_SERVER": "db.example", "POSTGRES_DB": "hx", "POSTGRES_PASSWORD": "p/w@d"}
-    )
+    loaded = load_settings({"POSTGRES_SERVER": "db.example", "POSTGRES_DB": "hx", "POSTGRES_PASSWORD": "p/w@d"})
     assert loaded.settings.pg_url is not None
     assert loaded.settings.pg_url.get_secret_value() == "postgresql://postgres:p%2Fw%40d@db.example:5432/hx"
 

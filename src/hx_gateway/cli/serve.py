@@ -95,9 +95,7 @@ def _serve_alone(
     server.run(sockets=[listener])
 
 
-def _announce(
-    app: GatewayApp, settings: Settings, installation: Installation, listener: socket.socket
-) -> None:
+def _announce(app: GatewayApp, settings: Settings, installation: Installation, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}"

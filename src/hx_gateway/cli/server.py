@@ -17,9 +17,7 @@ BACKLOG = 2048
 LAST_SECONDS = 5
 
 
-def make_server(
-    settings: Settings, app: GatewayApp, *, on_second: Callable[[], None] | None = None
-) -> GatewayServer:
+def make_server(settings: Settings, app: GatewayApp, *, on_second: Callable[[], None] | None = None) -> GatewayServer:
     """Return the server of ``app``; ``on_second`` is called once a second from its loop."""
     limits = EdgeLimits(max_connections=settings.max_connections)
     config = uvicorn.Config(

@@ -61,9 +61,7 @@ def open_installation(loaded: LoadedSettings, environ: Mapping[str, str] = os.en
         probe.touch()
         probe.unlink()
     except OSError as error:
-        fail(
-            f"cannot write to the data directory {str(data_dir)!r}: {error.strerror}. Set HX_DATA_DIR to another one."
-        )
+        fail(f"cannot write to the data directory {str(data_dir)!r}: {error.strerror}. Set HX_DATA_DIR to another one.")
     is_new = False
     if settings.admin_key is None:
         key, is_new = load_or_create_admin_key(data_dir)

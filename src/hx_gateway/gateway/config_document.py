@@ -54,9 +54,7 @@ class Section:
         if value is None:
             return None
         try:
-            number = (
-                float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
-            )
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
         except ValueError:
             number = 0.0
         if not 0 < number < float("inf"):

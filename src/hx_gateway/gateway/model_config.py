@@ -180,9 +180,7 @@ class _Reader:
     def _read_general(self, general: Section) -> None:
         if general.has("master_key"):
             general.know("master_key")
-            self._warnings.append(
-                "general_settings.master_key is not used: HX_ADMIN_KEY is the admin key here."
-            )
+            self._warnings.append("general_settings.master_key is not used: HX_ADMIN_KEY is the admin key here.")
         self._note_unread(general, "general_settings.")
 
     def _note_unread(self, section: Section, prefix: str) -> None:
@@ -226,9 +224,7 @@ def _checked_url(params: Section, key: str) -> str | None:
     if not valid or not url.isascii() or not url.isprintable() or " " in url:
         raise params.error(key, "must be a URL like https://host/v1")
     if parts.username is not None or parts.query or parts.fragment:
-        raise params.error(
-            key, "must hold no credentials, query or fragment; use 'api_key' and 'extra_headers'"
-        )
+        raise params.error(key, "must hold no credentials, query or fragment; use 'api_key' and 'extra_headers'")
     return url
 
 
@@ -238,9 +234,7 @@ def _headers(params: Section) -> dict[str, str]:
         if name in _OWN_HEADERS or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
             raise params.error("extra_headers", f"{name!r} is not a header that can be set")
         if not value.isascii() or not value.isprintable():
-            raise params.error(
-                "extra_headers", f"the value of {name!r} holds a control or non-ASCII character"
-            )
+            raise params.error("extra_headers", f"the value of {name!r} holds a control or non-ASCII character")
     organization = params.text("organization")
     if organization is not None:
         headers.setdefault("openai-organization", organization)

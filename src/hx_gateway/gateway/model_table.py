@@ -130,15 +130,11 @@ def _behind_proxy(proxy: Deployment, config: ModelConfig | None) -> ModelTable:
     exact: dict[str, Served] = {
         name: (replace(proxy, name=name, model=name),) for name in config.names if "*" not in name
     }
-    patterns = [
-        Pattern(name, (replace(proxy, name=name, model=name),)) for name in config.names if "*" in name
-    ]
+    patterns = [Pattern(name, (replace(proxy, name=name, model=name),)) for name in config.names if "*" in name]
     return ModelTable(exact=exact, patterns=_by_precision(patterns), listed=_listed(exact, config))
 
 
-def _direct(
-    config: ModelConfig | None, openai_api_key: str | None, demo: bool, timeouts: Timeouts
-) -> ModelTable:
+def _direct(config: ModelConfig | None, openai_api_key: str | None, demo: bool, timeouts: Timeouts) -> ModelTable:
     config = config or ModelConfig()
     configured = {
         name: tuple(_limited(deployment, config, timeouts) for deployment in deployments)

@@ -52,9 +52,7 @@ _OWN = frozenset(
     | {"forwarded", "x-real-ip", "via", "x-goog-api-key", "origin", "referer"}
 )
 _OWN_PREFIXES = ("x-hx-", "x-litellm-", "x-forwarded-", "proxy-", "sec-")
-_ANSWER_OWN = frozenset(
-    {"set-cookie", "set-cookie2", "server", "date", "x-request-id", "alt-svc", "location"}
-)
+_ANSWER_OWN = frozenset({"set-cookie", "set-cookie2", "server", "date", "x-request-id", "alt-svc", "location"})
 # What manages a proxy or a provider's account: never with the gateway's own credential.
 MANAGEMENT = frozenset(
     {"access_group", "access_groups", "agents", "audit", "budget", "budgets", "cache", "callbacks", "config"}
@@ -114,9 +112,7 @@ class Passthrough:
         if self._base_url is None:
             raise NotFound(f"There is nothing at {ctx.path[:256]!r}.", code="unknown_path")
         if any(segment.lower() in MANAGEMENT for segment in ctx.path.split("/")[2:3]):
-            raise Forbidden(
-                f"{ctx.path[:256]!r} manages the upstream and is not forwarded.", code="management_path"
-            )
+            raise Forbidden(f"{ctx.path[:256]!r} manages the upstream and is not forwarded.", code="management_path")
         query = f"?{ctx.query.decode('latin-1')}" if ctx.query else ""
         request = UpstreamRequest(
             method=ctx.method,
@@ -130,9 +126,7 @@ class Passthrough:
             raise answer_for_failure(failure) from failure
         if head.status in (401, 403, 407):
             call.abort()
-            raise UpstreamFailed(
-                "The upstream refused the gateway's credential.", code="upstream_auth_failed"
-            )
+            raise UpstreamFailed("The upstream refused the gateway's credential.", code="upstream_auth_failed")
         return Reply(head.status, _answer_headers(head), _relay(call))
 
     def _headers(self, ctx: Context) -> dict[str, str]:
@@ -184,9 +178,7 @@ def upstream_model_list(
     headers = {"accept": "application/json", "accept-encoding": "identity"}
     if api_key is not None:
         headers["authorization"] = f"Bearer {api_key}"
-    request = UpstreamRequest(
-        method="GET", url=f"{base_url}/v1/models", headers=headers, timeouts=LIST_TIMEOUTS
-    )
+    request = UpstreamRequest(method="GET", url=f"{base_url}/v1/models", headers=headers, timeouts=LIST_TIMEOUTS)
 
     async def names() -> tuple[str, ...]:
         try:
@@ -199,9 +191,7 @@ def upstream_model_list(
         try:
             listed = msgspec.json.decode(body, type=_Listed)
         except msgspec.DecodeError as error:
-            raise UpstreamFailed(
-                "The upstream did not list its models.", code="upstream_protocol_error"
-            ) from error
+            raise UpstreamFailed("The upstream did not list its models.", code="upstream_protocol_error") from error
         return tuple(entry.id for entry in listed.data)
 
     return names

@@ -54,9 +54,7 @@ def _call_route(name: str, path: str, decoder: Decoder, summary: str) -> RouteSp
     )
 
 
-def _list_route(
-    name: str, path: str, handler: Callable[[Context], Awaitable[Reply]], summary: str
-) -> RouteSpec:
+def _list_route(name: str, path: str, handler: Callable[[Context], Awaitable[Reply]], summary: str) -> RouteSpec:
     parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return RouteSpec(
         name=name,
@@ -76,10 +74,7 @@ def _list_route(
 
 
 def _responses(*statuses: str) -> dict[str, Any]:
-    return {
-        status: {"description": "OK" if status == "200" else "An error in OpenAI's shape"}
-        for status in statuses
-    }
+    return {status: {"description": "OK" if status == "200" else "An error in OpenAI's shape"} for status in statuses}
 
 
 class ModelList:

@@ -34,9 +34,7 @@ async def _no_handler(_ctx: Context) -> Reply:
 
 
 def _unmatched(name: str, shape: ErrorShape) -> RouteSpec:
-    return RouteSpec(
-        name=name, methods=frozenset({"*"}), path="/", policy=ANYONE, handler=_no_handler, errors=shape
-    )
+    return RouteSpec(name=name, methods=frozenset({"*"}), path="/", policy=ANYONE, handler=_no_handler, errors=shape)
 
 
 # The route of a request until its own is found, which tells how to word an error.
@@ -49,9 +47,7 @@ class AsgiBody:
 
     __slots__ = ("_declared", "_on_complete", "_receive")
 
-    def __init__(
-        self, receive: Receive, declared: int | None, on_complete: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, receive: Receive, declared: int | None, on_complete: Callable[[], None] | None) -> None:
         self._receive = receive
         self._declared = declared
         self._on_complete = on_complete

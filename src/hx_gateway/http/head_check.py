@@ -6,9 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-HeadCode = Literal[
-    "header_too_large", "bad_request", "unsupported_upgrade", "expectation_failed", "uri_too_long"
-]
+HeadCode = Literal["header_too_large", "bad_request", "unsupported_upgrade", "expectation_failed", "uri_too_long"]
 
 STATUS_OF: dict[str, int] = {
     "header_too_large": 431,
@@ -22,12 +20,12 @@ STATUS_OF: dict[str, int] = {
 MAX_LINE_BYTES = 8192
 
 # RFC 9112, 3: method SP target SP version. The target in origin or absolute form, visible ASCII, no fragment.
-_REQUEST_LINE = re.compile(
-    rb"([A-Z]{1,32}) ((?:(https?)://([^/?#\s]*))?(?:/[\x21\x22\x24-\x7e]*)?) HTTP/1\.([01])"
-)
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,32}) ((?:(https?)://([^/?#\s]*))?(?:/[\x21\x22\x24-\x7e]*)?) HTTP/1\.([01])")
 # RFC 9112, 5: a token, a colon at once, a value without controls. No folded lines: each starts with a token.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(?::[0-9]{1,5})?")
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_DECISIVE = _ONCE | {b"expect", b"upgrade", b"connection", b"x-request-id"}
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -42,10 +40,11 @@ class BadHead(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How the body ends: after ``length`` bytes, or ``chunked``."""
+    """How the body ends: after ``length`` bytes, or ``chunked``; whether the client waits to be told to send it."""
 
     length: int
     chunked: bool
+    expects_continue: bool
     request_id: bytes | None
 
 
@@ -69,44 +68,33 @@ def check_lines(head: bytes, *, max_bytes: int, max_fields: int) -> None:
 
 def check_fields(headers: list[tuple[bytes, bytes]], url: bytes, *, version: str) -> Framing:
     """Check what the fields say together and return how the body is framed. Raises :class:`BadHead`."""
-    host: bytes | None = None
-    length: bytes | None = None
-    encoding: bytes | None = None
-    upgrade = connection = request_id = None
+    seen: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name == b"host":
-            if host is not None:
-                raise BadHead("bad_request", "There is more than one Host field.")
-            host = value
-        elif name == b"content-length":
-            if length is not None:
-                raise BadHead("bad_request", "There is more than one Content-Length field.")
-            length = value
-        elif name == b"transfer-encoding":
-            if encoding is not None:
-                raise BadHead("bad_request", "There is more than one Transfer-Encoding field.")
-            encoding = value
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                raise BadHead("expectation_failed", "The expectation is not one this server meets.")
-        elif name == b"upgrade":
-            upgrade = value
-        elif name == b"connection":
-            connection = value.lower()
-        elif name == b"x-request-id":
-            request_id = value
-    _check_host(host, url, version)
-    if upgrade is not None and connection is not None and b"upgrade" in connection:
+        if name in _DECISIVE:
+            if name in seen and name in _ONCE:
+                raise BadHead("bad_request", f"There is more than one {name.decode()} field.")
+            seen[name] = value
+    _check_host(seen.get(b"host"), url, version)
+    expected = seen.get(b"expect")
+    if expected is not None and expected.lower() != b"100-continue":
+        raise BadHead("expectation_failed", "The expectation is not one this server meets.")
+    if b"upgrade" in seen and b"upgrade" in seen.get(b"connection", b"").lower():
         raise BadHead("unsupported_upgrade", "The connection cannot be upgraded here.")
+    return _framing(seen, version)
+
+
+def _framing(seen: dict[bytes, bytes], version: str) -> Framing:
+    length, encoding = seen.get(b"content-length"), seen.get(b"transfer-encoding")
+    expects, request_id = b"expect" in seen, seen.get(b"x-request-id")
     if encoding is not None:
         if length is not None or version == "1.0" or encoding.lower() != b"chunked":
             raise BadHead("bad_request", "The body's framing is ambiguous: send a length or 'chunked'.")
-        return Framing(0, True, request_id)
+        return Framing(0, True, expects, request_id)
     if length is None:
-        return Framing(0, False, request_id)
+        return Framing(0, False, expects, request_id)
     if _LENGTH.fullmatch(length) is None:
         raise BadHead("bad_request", "The Content-Length is not a number.")
-    return Framing(int(length), False, request_id)
+    return Framing(int(length), False, expects, request_id)
 
 
 def _check_host(host: bytes | None, url: bytes, version: str) -> None:

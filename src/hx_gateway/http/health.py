@@ -158,9 +158,7 @@ async def health(sources: Sources) -> ServiceHealth:
     )
 
 
-@router.get(
-    "/health/all", summary="All dependencies", responses={503: {"description": "One of them is down"}}
-)
+@router.get("/health/all", summary="All dependencies", responses={503: {"description": "One of them is down"}})
 async def health_all(sources: Sources, response: Response) -> dict[str, DependencyState]:
     """Return the state of each store; 503 when one is down."""
     _require_detailed(sources)
@@ -198,9 +196,7 @@ def health_routes(handler: Handler) -> list[RouteSpec]:
     get = frozenset({"GET"})
 
     def spec(name: str, path: str, policy: Policy) -> RouteSpec:
-        return RouteSpec(
-            name=name, methods=get, path=path, policy=policy, handler=handler, while_draining=True
-        )
+        return RouteSpec(name=name, methods=get, path=path, policy=policy, handler=handler, while_draining=True)
 
     return [
         spec("root", "/", ANYONE),

@@ -149,9 +149,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _keep_head(self, buffered: bytes) -> None:
         if len(buffered) > self.limits.max_head_bytes:
-            self._refuse(
-                "header_too_large", f"The head is over the limit of {self.limits.max_head_bytes} bytes."
-            )
+            self._refuse("header_too_large", f"The head is over the limit of {self.limits.max_head_bytes} bytes.")
             return
         if buffered.count(b"\n") != buffered.count(b"\r\n") or b"\x00" in buffered:
             self._refuse("bad_request", "The head has a line that does not end in CRLF.")
@@ -223,7 +221,7 @@ class EdgeProtocol(HttpToolsProtocol):
         given = framing.request_id
         known = given is not None and REQUEST_ID.fullmatch(given) is not None
         request_id = str(given, "ascii") if known and given is not None else new_request_id()
-        self.expect_100_continue = any(name == b"expect" for name, _ in self.headers)
+        self.expect_100_continue = framing.expects_continue
         edge = EdgeRequest(self, request_id)
         self.scope["extensions"] = {EXTENSION: edge}  # type: ignore[dict-item]
         self._remaining, self._chunked = framing.length, framing.chunked
@@ -274,9 +272,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _slow_head(self) -> None:
         self._timer = None
-        self._refuse(
-            "request_timeout", f"The head did not arrive within {self.limits.head_seconds:g} seconds."
-        )
+        self._refuse("request_timeout", f"The head did not arrive within {self.limits.head_seconds:g} seconds.")
 
     def _slow_body(self) -> None:
         limit = self.limits.body_idle_seconds

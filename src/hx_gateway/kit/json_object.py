@@ -34,9 +34,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 _AS_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _AS_DIGIT_CLASS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_DIGITS = b"0" * 200
-_SUSPECT_NUMBER = re.compile(
-    rb"-?[0-9.]*[eE]\+?[0-9]{3,}|-?[0-9]{200,}[0-9.eE+-]*|-?[0-9]*\.[0-9]{200,}[0-9eE+-]*"
-)
+_SUSPECT_NUMBER = re.compile(rb"-?[0-9.]*[eE]\+?[0-9]{3,}|-?[0-9]{200,}[0-9.eE+-]*|-?[0-9]*\.[0-9]{200,}[0-9eE+-]*")
 _POSITION = re.compile(r" \(byte (\d+)\)")
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -93,9 +91,7 @@ def _decode_large(data: bytes) -> dict[str, Raw]:
     outside = _outside_strings(data)
     steps = bytes(outside).translate(_AS_STEPS, _NOT_BRACKETS)
     if len(steps) > 2 * MAX_CONTAINERS:
-        raise JSONObjectError(
-            "json_too_complex", f"The body holds more than {MAX_CONTAINERS:,} arrays and objects."
-        )
+        raise JSONObjectError("json_too_complex", f"The body holds more than {MAX_CONTAINERS:,} arrays and objects.")
     if len(steps) > 2 * MAX_DEPTH and max(accumulate(array("b", steps))) > MAX_DEPTH:
         raise _too_deep()
     _refuse_infinite(outside)
@@ -159,9 +155,7 @@ def _refuse_duplicates(data: bytes, fields: dict[str, Raw]) -> None:
     if data.count(b'"') == quotes and not any('"' in key for key in fields):
         return
     if len(data) > EXPLAIN_BYTES:
-        raise JSONObjectError(
-            "duplicate_key", "A key occurs twice in the body, or one is written with escapes."
-        )
+        raise JSONObjectError("duplicate_key", "A key occurs twice in the body, or one is written with escapes.")
     keys = _top_level_keys(data)
     seen: set[str] = set()
     for key in keys:

@@ -39,9 +39,7 @@ def build_pipeline(parts: PipelineParts, routes: RouteTable) -> GatewayPipeline:
     return GatewayPipeline(
         (
             SecurityStage(parts.authenticator, cors_origins=parts.cors_origins),
-            DbGuardMiddleware(
-                parts.postgres, parts.redis, parts.guarded_prefixes, enabled=parts.guard_enabled
-            ),
+            DbGuardMiddleware(parts.postgres, parts.redis, parts.guarded_prefixes, enabled=parts.guard_enabled),
             ValidationStage(max_body_bytes=parts.max_body_bytes),
             TransformStage(parts.aliases),
             RoutingStage(parts.models),

@@ -47,9 +47,9 @@ def build_request(ctx: Context, call: ModelRequest, deployment: Deployment) -> U
     """Return the request for ``deployment``: every field the client sent, under the model's name there."""
     body = call.body
     asks_usage = wants_usage_event(call, deployment)
-    if asks_usage or deployment.model != call.model:
-        body = dict(body)
-        body["model"] = msgspec.Raw(msgspec.json.encode(deployment.model))
+    model = msgspec.json.encode(deployment.model)
+    if asks_usage or body["model"] != model:
+        body = {**body, "model": msgspec.Raw(model)}
         if asks_usage:
             body["stream_options"] = _with_usage(body.get("stream_options"))
     root = f"{deployment.base_url}/v1" if deployment.kind is UpstreamKind.OLLAMA else deployment.base_url
@@ -150,9 +150,7 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     return Reply(head.status, client_headers(head), body)
 
 
-async def _relay_large(
-    exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes
-) -> AsyncIterator[bytes]:
+async def _relay_large(exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> AsyncIterator[bytes]:
     try:
         yield begun
         async for chunk in rest:

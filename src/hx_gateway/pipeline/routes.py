@@ -173,9 +173,7 @@ def check_target(raw_path: bytes) -> None:
     """
     slash = _ENCODED_SLASH.search(raw_path) and not raw_path.startswith(SLASH_IN_PARAMETER)
     if slash or (raw_path != b"/" and _AMBIGUOUS.search(raw_path)):
-        raise InvalidRequest(
-            "The path is ambiguous: send it without empty or dot segments.", code="ambiguous_path"
-        )
+        raise InvalidRequest("The path is ambiguous: send it without empty or dot segments.", code="ambiguous_path")
 
 
 def under(path: str, prefixes: tuple[str, ...]) -> bool:

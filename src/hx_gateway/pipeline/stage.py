@@ -72,7 +72,5 @@ def check_stages(stages: Sequence[Stage]) -> None:
     provided: set[str] = set()
     for stage in stages:
         if lacking := sorted(stage.requires - provided):
-            raise PipelineError(
-                f"stage {stage.name!r} requires {lacking[0]!r}, which no earlier stage provides"
-            )
+            raise PipelineError(f"stage {stage.name!r} requires {lacking[0]!r}, which no earlier stage provides")
         provided |= stage.provides

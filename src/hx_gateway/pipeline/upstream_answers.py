@@ -70,9 +70,7 @@ def answer_for_failure(failure: UpstreamError) -> HXError:
             code="upstream_protocol_error",
             should_retry=retry,
         )
-    return UpstreamFailed(
-        "The model's server closed the connection before the answer ended.", should_retry=retry
-    )
+    return UpstreamFailed("The model's server closed the connection before the answer ended.", should_retry=retry)
 
 
 def answer_for_status(head: UpstreamHead, body: bytes, deployment: Deployment) -> Reply | HXError:
@@ -85,21 +83,15 @@ def answer_for_status(head: UpstreamHead, body: bytes, deployment: Deployment) -
     if status == 429:
         return UpstreamRateLimited("The model's server limits its rate.", headers=_retry_headers(head))
     if status in (401, 403, 407):
-        return UpstreamFailed(
-            "The model's server refused the gateway's credential.", code="upstream_auth_failed"
-        )
+        return UpstreamFailed("The model's server refused the gateway's credential.", code="upstream_auth_failed")
     if status in (408, 504):
         return UpstreamTimedOut("The model's server timed out.")
     if status in (503, 529):
         return UpstreamOverloaded("The model's server is overloaded.", headers=_retry_headers(head))
     if status >= 500:
-        return UpstreamFailed(
-            f"The model's server failed with status {status}.", headers=_retry_headers(head)
-        )
+        return UpstreamFailed(f"The model's server failed with status {status}.", headers=_retry_headers(head))
     if status < 400:
-        return UpstreamFailed(
-            f"The model's server answered with status {status}.", code="upstream_protocol_error"
-        )
+        return UpstreamFailed(f"The model's server answered with status {status}.", code="upstream_protocol_error")
     if not _is_openai_error(body):
         return UpstreamRefusal(status)
     return Reply(status, client_headers(head), redact(body, deployment))

@@ -40,9 +40,7 @@ _SQLSTATES = {
     "58030": Failure(FailureKind.FULL),
     "XX": Failure(FailureKind.PROTOCOL),
 }
-_REFUSED = frozenset(
-    {errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
-)
+_REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL})
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 UNKNOWN = Failure(FailureKind.UNKNOWN)
 

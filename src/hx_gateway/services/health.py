@@ -139,9 +139,7 @@ class Watch:
 class HealthSampler:
     """Asks every store in rounds: each ``interval``, each second while one is down, at most ``round_timeout`` long."""
 
-    def __init__(
-        self, services: Sequence[DataService], *, interval: float = 30.0, round_timeout: float = 5.0
-    ) -> None:
+    def __init__(self, services: Sequence[DataService], *, interval: float = 30.0, round_timeout: float = 5.0) -> None:
         self._services = tuple(service for service in services if service.configured)
         self._interval = interval
         self._round_timeout = round_timeout

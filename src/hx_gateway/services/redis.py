@@ -22,7 +22,7 @@ HELD_CHANNEL = "hx:held"
 
 
 class RedisService(WatchedService):
-    """One server. ``url`` is ``redis://``, ``rediss://`` or ``unix://``, with a user name where needed (``DsnError``)."""
+    """One server. ``url`` is ``redis://``, ``rediss://`` or ``unix://``, with or without a user name (``DsnError``)."""
 
     key: ClassVar[str] = "redis"
     display_name: ClassVar[str] = "Redis"

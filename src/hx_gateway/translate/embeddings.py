@@ -13,7 +13,13 @@ import msgspec
 
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.events import TokenUsage
-from hx_gateway.services.upstream.base import Deployment, Upstream, UpstreamHead, UpstreamRequest
+from hx_gateway.services.upstream.base import (
+    Deployment,
+    Upstream,
+    UpstreamError,
+    UpstreamHead,
+    UpstreamRequest,
+)
 from hx_gateway.services.upstream.retry import open_call
 from hx_gateway.translate.errors import UnreadableAnswer, UpstreamStatusError
 from hx_gateway.translate.openai import ModelRequest
@@ -45,7 +51,7 @@ class _Single(msgspec.Struct):
 
 
 async def embed_with_ollama(
-    upstream: Upstream, deployment: Deployment, request: ModelRequest, headers: Headers
+    upstream: Upstream, deployment: Deployment, request: ModelRequest, headers: Headers | None = None
 ) -> EmbeddingAnswer:
     """Return the embeddings of ``request`` in the order of its input.
 
@@ -53,6 +59,7 @@ async def embed_with_ollama(
     older call; ``UpstreamStatusError`` for a refusal, ``UnreadableAnswer``, and what :func:`open_call` raises.
     """
     texts = _texts(request)
+    headers = _default_headers(deployment) if headers is None else headers
     dimensions = _optional(request, "dimensions", int)
     body: dict[str, object] = {"model": deployment.model, "input": texts}
     if dimensions is not None:
@@ -66,9 +73,7 @@ async def embed_with_ollama(
         if refusal.head.status != _NOT_FOUND:
             raise
         if dimensions is not None:
-            raise InvalidRequest(
-                "'dimensions' is not supported by this model's server.", param="dimensions"
-            ) from None
+            raise InvalidRequest("'dimensions' is not supported by this model's server.", param="dimensions") from None
         vectors, count = await _one_by_one(upstream, deployment, headers, texts), None
     if len(vectors) != len(texts):
         raise UnreadableAnswer(f"{len(vectors)} embeddings for {len(texts)} texts")
@@ -77,6 +82,13 @@ async def embed_with_ollama(
         prompt_tokens=count if count is not None else estimated, completion_tokens=0, estimated=count is None
     )
     return EmbeddingAnswer(_response(request, vectors, usage), usage)
+
+
+def _default_headers(deployment: Deployment) -> dict[str, str]:
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    if deployment.api_key is not None:
+        headers["authorization"] = f"Bearer {deployment.api_key}"
+    return {**headers, **deployment.headers}
 
 
 def _texts(request: ModelRequest) -> list[str]:
@@ -96,14 +108,12 @@ async def _one_by_one(
     async def one(text: str) -> list[float]:
         async with slots:
             body = {"model": deployment.model, "prompt": text}
-            return _decoded(
-                await _post(upstream, deployment, headers, "/api/embeddings", body), _Single
-            ).embedding
+            return _decoded(await _post(upstream, deployment, headers, "/api/embeddings", body), _Single).embedding
 
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(text)) for text in texts]
-    except* (UpstreamStatusError, UnreadableAnswer) as failures:
+    except* (UpstreamStatusError, UnreadableAnswer, UpstreamError) as failures:
         raise _first(failures) from None
     return [task.result() for task in tasks]
 

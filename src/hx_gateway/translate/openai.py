@@ -262,9 +262,7 @@ def _explain(text: str, body: dict[str, Raw]) -> InvalidRequest:
 def _refusal(path: str, body: dict[str, Raw]) -> InvalidRequest:
     field = re.split(r"[.\[]", path, maxsplit=1)[0]
     if field not in body:
-        return InvalidRequest(
-            f"{field!r} is missing: it {_RULES[field]}.", param=field, code="missing_parameter"
-        )
+        return InvalidRequest(f"{field!r} is missing: it {_RULES[field]}.", param=field, code="missing_parameter")
     given = ""
     if field in _SCALARS:
         raw = bytes(body[field])

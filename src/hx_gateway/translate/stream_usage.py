@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from hx_gateway.errors import HXError
@@ -9,13 +11,19 @@ from hx_gateway.events import TokenUsage
 from hx_gateway.kit.sse import MAX_EVENT_BYTES, event_data, event_ends
 
 DONE = b"[DONE]"
+# What every event but the last holds once usage was asked for.
+_NO_USAGE = b'"usage":null'
 # Of the four bytes that end an event at most, three may be there already.
 _LONGEST_PART = 3
 
 
+# More than any call can have, and still an exact integer everywhere.
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens = 0
 
 
 class _Answer(msgspec.Struct):
@@ -42,7 +50,7 @@ def usage_from_body(data: bytes) -> TokenUsage | None:
         usage = _decode_answer(data).usage
     except _UNREADABLE:
         return None
-    if usage is None or usage.prompt_tokens < 0 or usage.completion_tokens < 0:
+    if usage is None:
         return None
     return TokenUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
@@ -61,18 +69,18 @@ class StreamRelay:
     on unread. Without ``drop_usage`` nothing is ever held back.
 
     ``usage`` is the last valid one seen; ``saw_done`` and ``saw_error`` tell how the stream ended; ``at_boundary``
-    whether what was sent so far ends with a whole event.
+    whether what was sent so far ends with a whole event; ``usage_invalid`` whether a usage object was not
+    believed.
     """
 
     def __init__(self, *, drop_usage: bool) -> None:
         self.usage: TokenUsage | None = None
         self.saw_done = False
         self.saw_error = False
+        self.usage_invalid = False
         self._drop = drop_usage
         self._begun = b""  # an event that is not whole yet; sent already unless we drop
-        self._unread = (
-            False  # inside an event that is too large to hold; _begun is its last few bytes, sent already
-        )
+        self._unread = False  # inside an event that is too large to hold; _begun is its last few bytes, sent already
 
     @property
     def at_boundary(self) -> bool:
@@ -112,6 +120,8 @@ class StreamRelay:
         kept: list[bytes] = []
         start = 0
         for end in event_ends(data, max(0, len(self._begun) - _LONGEST_PART)):
+            if end == len(data) and data.endswith(b"\r"):
+                break  # perhaps half of a CRLF, whose LF must share the fate of its event
             event = data[start:end]
             if self._read(event):
                 kept.append(event)
@@ -124,7 +134,7 @@ class StreamRelay:
 
     def _read(self, event: bytes) -> bool:
         """Take note of one event; return whether it goes on to the client."""
-        if b'"usage"' not in event:
+        if b'"usage"' not in event or (_NO_USAGE in event and event.count(b'"usage"') == 1):
             if DONE in event:
                 self.saw_done = self.saw_done or event_data(event) == DONE
             elif b'"error"' in event:
@@ -136,6 +146,8 @@ class StreamRelay:
         usage = usage_from_body(data)
         if usage is not None:
             self.usage = usage
+        elif _holds_usage(data):
+            self.usage_invalid = True
         return not (self._drop and _is_usage_event(data))
 
     def _note_error(self, event: bytes) -> None:
@@ -155,6 +167,13 @@ _decode_usage_event = msgspec.json.Decoder(_UsageEvent).decode
 
 def _is_usage_event(data: bytes) -> bool:
     try:
-        return not _decode_choices(data).choices and bool(_decode_usage_event(data))
+        return not _decode_choices(data).choices and _holds_usage(data)
+    except _UNREADABLE:
+        return False
+
+
+def _holds_usage(data: bytes) -> bool:
+    try:
+        return bool(_decode_usage_event(data))
     except _UNREADABLE:
         return False

@@ -36,9 +36,7 @@ def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:
 
 def test_two_first_starts_at_once_agree_on_one_key(tmp_path: Path) -> None:
     results: list[tuple[str, bool]] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(load_or_create_admin_key(tmp_path))) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(load_or_create_admin_key(tmp_path))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

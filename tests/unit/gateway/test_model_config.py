@@ -188,9 +188,7 @@ def test_openai_s_key_goes_to_no_other_address(tmp_path: Path) -> None:
         ("{model: ollama/nomic, api_base: 'http://o:11434/v1'}", "nomic", "http://o:11434"),
     ],
 )
-def test_a_model_is_found_where_litellm_finds_it(
-    tmp_path: Path, params: str, model: str, base_url: str
-) -> None:
+def test_a_model_is_found_where_litellm_finds_it(tmp_path: Path, params: str, model: str, base_url: str) -> None:
     deployment = only(load_model(tmp_path, params, {**KEYS, "BASE": "http://from-env/v1"}))
     assert (deployment.model, deployment.base_url) == (model, base_url)
 
@@ -198,10 +196,7 @@ def test_a_model_is_found_where_litellm_finds_it(
 @pytest.mark.parametrize("variable", ["HOSTED_VLLM_API_BASE", "OLLAMA_API_BASE"])
 def test_a_provider_s_address_may_come_from_its_variable(tmp_path: Path, variable: str) -> None:
     provider = "ollama" if variable.startswith("OLLAMA") else "hosted_vllm"
-    assert (
-        only(load_model(tmp_path, f"{{model: {provider}/x}}", {variable: "http://h:1"})).base_url
-        == "http://h:1"
-    )
+    assert only(load_model(tmp_path, f"{{model: {provider}/x}}", {variable: "http://h:1"})).base_url == "http://h:1"
 
 
 @pytest.mark.parametrize(

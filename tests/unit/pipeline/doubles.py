@@ -71,9 +71,7 @@ async def answer(_ctx: Context) -> Reply:
     return Reply(200, [])
 
 
-def route(
-    name: str = "thing", path: str = "/thing", policy: Policy = ANYONE, method: str = "GET"
-) -> RouteSpec:
+def route(name: str = "thing", path: str = "/thing", policy: Policy = ANYONE, method: str = "GET") -> RouteSpec:
     return RouteSpec(name=name, methods=frozenset({method}), path=path, policy=policy, handler=answer)
 
 

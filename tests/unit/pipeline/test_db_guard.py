@@ -11,9 +11,7 @@ from tests.unit.pipeline.doubles import FixedStore, context
 PREFIXES = ("/v1/keys", "/v1/api_keys", "/v1/teams", "/v1/users", "/v1/tenants")
 
 
-def guard(
-    pg: bool = True, redis: bool = True, *, enabled: bool = True
-) -> tuple[DbGuardMiddleware, list[FixedStore]]:
+def guard(pg: bool = True, redis: bool = True, *, enabled: bool = True) -> tuple[DbGuardMiddleware, list[FixedStore]]:
     stores = [FixedStore(is_healthy=pg), FixedStore("redis", "Redis", is_healthy=redis)]
     return DbGuardMiddleware(stores[0], stores[1], PREFIXES, enabled=enabled), stores
 

@@ -93,8 +93,13 @@ def test_head_is_answered_where_get_is() -> None:
         b"/v1/%2e%2e/keys",
         b"/v1/keys;a=b",
         b"/v1/x/..",
-    ]
-    + [b"/v1%2fkeys", b"/v1/files/a%2Fb", b"/v1\\keys", b"/v1/%5ckeys", b"/v1/keys%00", b"/v1/keys%3Bx"],
+        b"/v1%2fkeys",
+        b"/v1/files/a%2Fb",
+        b"/v1\\keys",
+        b"/v1/%5ckeys",
+        b"/v1/keys%00",
+        b"/v1/keys%3Bx",
+    ],
 )
 def test_a_target_that_two_servers_read_differently_is_refused(target: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -139,9 +139,7 @@ def test_what_is_wrong_with_the_json_itself_keeps_its_code() -> None:
     ],
 )
 @pytest.mark.parametrize("decode", [chat, completion, embedding])
-def test_a_field_of_the_server_s_own_is_refused_by_name(
-    decode: Callable[..., ModelRequest], field: str
-) -> None:
+def test_a_field_of_the_server_s_own_is_refused_by_name(decode: Callable[..., ModelRequest], field: str) -> None:
     error = refused(decode, **{field: "http://169.254.169.254"})
     assert (error.param, error.code) == (field, "unsupported_parameter")
 
@@ -178,9 +176,7 @@ def test_an_input_of_anything_else_is_refused(value: object) -> None:
     assert (error.param or "").startswith("input")
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("encoding_format", "hex"), ("dimensions", 0), ("dimensions", "8")]
-)
+@pytest.mark.parametrize(("field", "value"), [("encoding_format", "hex"), ("dimensions", 0), ("dimensions", "8")])
 def test_the_form_of_an_embedding_is_checked(field: str, value: object) -> None:
     assert refused(embedding, **{field: value}).param == field
 

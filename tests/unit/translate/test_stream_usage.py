@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,12 +30,10 @@ def relay(chunks: list[bytes], *, drop: bool = True) -> tuple[bytes, StreamRelay
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     bounds = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(bounds)]
 
 
-EVENTS = st.lists(
-    st.sampled_from([DELTA, AZURE, NULL, LAST_WITH_USAGE, COMMENT, b"data: {broken\n\n"]), max_size=6
-)
+EVENTS = st.lists(st.sampled_from([DELTA, AZURE, NULL, LAST_WITH_USAGE, COMMENT, b"data: {broken\n\n"]), max_size=6)
 
 
 @given(
@@ -42,9 +42,7 @@ EVENTS = st.lists(
     ending=st.sampled_from([b"\n", b"\r\n", b"\r"]),
 )
 @settings(max_examples=300)
-def test_the_client_gets_every_byte_but_the_usage_event(
-    events: list[bytes], places: list[int], ending: bytes
-) -> None:
+def test_the_client_gets_every_byte_but_the_usage_event(events: list[bytes], places: list[int], ending: bytes) -> None:
     kept = b"".join([*events, DONE]).replace(b"\n", ending)
     sent = b"".join([*events, USAGE, DONE]).replace(b"\n", ending)
     out, watcher = relay(cut(sent, places))

@@ -56,9 +56,7 @@ def server_account() -> Account:
             except KeyError:
                 continue
             return Account(entry.pw_uid, entry.pw_gid, dropped=True)
-        raise EmbeddedError(
-            "PostgreSQL does not run as root and there is no account 'nobody': set PG_URL instead."
-        )
+        raise EmbeddedError("PostgreSQL does not run as root and there is no account 'nobody': set PG_URL instead.")
     try:
         pwd.getpwuid(uid)
     except KeyError:

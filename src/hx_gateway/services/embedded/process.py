@@ -65,9 +65,7 @@ class OwnedServer(ABC):
                 self.role = "attached"
                 return
             time.sleep(POLL_SECONDS)
-        raise EmbeddedError(
-            f"another process holds {str(self.base)!r} and its {self.title} does not answer: stop it."
-        )
+        raise EmbeddedError(f"another process holds {str(self.base)!r} and its {self.title} does not answer: stop it.")
 
     def check(self) -> None:
         """Restart what died, with growing pauses; take over from an owner that is gone."""
@@ -147,13 +145,9 @@ class OwnedServer(ABC):
         deadline = time.monotonic() + READY_SECONDS
         while not self.is_ready():
             if self._child.poll() is not None:
-                raise EmbeddedError(
-                    f"the embedded {self.title} ended at its start; its log says: {self._last_line()}"
-                )
+                raise EmbeddedError(f"the embedded {self.title} ended at its start; its log says: {self._last_line()}")
             if time.monotonic() > deadline:
-                raise EmbeddedError(
-                    f"the embedded {self.title} is not ready after {READY_SECONDS:g} s; see {log_path}"
-                )
+                raise EmbeddedError(f"the embedded {self.title} is not ready after {READY_SECONDS:g} s; see {log_path}")
             time.sleep(POLL_SECONDS)
 
     def _last_line(self) -> str:
@@ -179,7 +173,7 @@ def run_as(
             if os.getppid() != parent:
                 os._exit(1)
 
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]  # noqa: S603 - no threads yet
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]  # noqa: S603, PLW1509 - calls C only
         command,
         stdin=given if given is not None else subprocess.DEVNULL,
         stdout=output,
@@ -214,6 +208,4 @@ def socket_folder(base: Path, account: Account, socket_name: str) -> Path:
     for root in (*roots, Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108 - checked by private_folder
         if root.is_dir() and len(os.fsencode(root / name / socket_name)) <= MAX_SOCKET_PATH:
             return private_folder(root / name, account)
-    raise EmbeddedError(
-        f"no path is short enough for a socket: set HX_DATA_DIR to one below {MAX_SOCKET_PATH} bytes."
-    )
+    raise EmbeddedError(f"no path is short enough for a socket: set HX_DATA_DIR to one below {MAX_SOCKET_PATH} bytes.")

@@ -222,9 +222,7 @@ def _text_of(content: object) -> str:
 
 
 def _cap(words: list[str], body: dict[str, Any]) -> tuple[list[str], str]:
-    caps = [
-        body[field] for field in ("max_tokens", "max_completion_tokens") if isinstance(body.get(field), int)
-    ]
+    caps = [body[field] for field in ("max_tokens", "max_completion_tokens") if isinstance(body.get(field), int)]
     cap = min(caps, default=len(words))
     return words[:cap], "length" if cap < len(words) else "stop"
 
@@ -266,7 +264,7 @@ def _embeddings(body: dict[str, Any]) -> Answer:
 
 
 def embed(item: str | list[int], dimensions: int = DIMENSIONS) -> list[float]:
-    """Return a unit vector of ``dimensions`` numbers: each word adds its hashed direction, so similar texts are near."""
+    """Return a unit vector of ``dimensions`` numbers. Each word adds its hashed direction: similar texts are near."""
     words = _WORD.findall(item.lower()) or [item] if isinstance(item, str) else [str(token) for token in item]
     vector = [0.0] * DIMENSIONS
     for word in words:

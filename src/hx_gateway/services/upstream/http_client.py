@@ -155,10 +155,7 @@ class HttpCall:
         self._touched = loop.time()
         return UpstreamHead(
             response.status,
-            tuple(
-                (name.decode("latin-1").lower(), value.decode("latin-1"))
-                for name, value in response.raw_headers
-            ),
+            tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.raw_headers),
         )
 
     async def _send(self, timeouts: Timeouts) -> aiohttp.ClientResponse:
@@ -172,9 +169,7 @@ class HttpCall:
             data=data,
             headers=CIMultiDict(request.headers),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=timeouts.connect, sock_connect=timeouts.connect
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect, sock_connect=timeouts.connect),
         )
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -277,9 +272,7 @@ def _is_malformed(error: BaseException) -> bool:
     cause = error.__cause__
     if isinstance(cause, aiohttp.http_exceptions.ContentLengthError):
         return False
-    return isinstance(cause, aiohttp.http_exceptions.HttpProcessingError) and "Not enough data" not in str(
-        cause
-    )
+    return isinstance(cause, aiohttp.http_exceptions.HttpProcessingError) and "Not enough data" not in str(cause)
 
 
 class _Protocol(ResponseHandler):
