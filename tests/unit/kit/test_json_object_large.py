@@ -63,7 +63,8 @@ def test_size_does_not_change_the_verdict(data: bytes) -> None:
 @given(st.lists(st.sampled_from(PIECES), max_size=30))
 def test_size_does_not_change_the_verdict_on_odd_bytes(pieces: list[bytes]) -> None:
     data = b'{"a":[' + b"".join(pieces) + b"]}"
-    assert verdict(large(data)) == verdict(data)
+    # Of two things that are wrong, either may be named.
+    assert (verdict(large(data)) == "accepted") is (verdict(data) == "accepted")
 
 
 def test_the_values_of_a_large_body_stay_verbatim() -> None:

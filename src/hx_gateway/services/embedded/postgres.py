@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-import psutil
-
 from hx_gateway.services.embedded.account import Account, server_account
 from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.embedded.process import (
@@ -241,7 +239,10 @@ def _is_server(pid: int, cluster: Path) -> bool:
     process = Path(f"/proc/{pid}")
     if not Path("/proc/self").exists():
         # No way to look closer here: any process with that number counts.
-        return psutil.pid_exists(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 0)
+            return True
+        return False
     try:
         return process.joinpath("cwd").resolve() == cluster.resolve() and b"postgres" in (
             process.joinpath("cmdline").read_bytes()

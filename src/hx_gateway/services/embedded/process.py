@@ -173,7 +173,7 @@ def run_as(
             if os.getppid() != parent:
                 os._exit(1)
 
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]  # noqa: S603, PLW1509 - calls C only
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]  # noqa: S603
         command,
         stdin=given if given is not None else subprocess.DEVNULL,
         stdout=output,
@@ -181,7 +181,7 @@ def run_as(
         cwd="/",
         env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"},
         start_new_session=True,
-        preexec_fn=in_child,
+        preexec_fn=in_child,  # noqa: PLW1509 - it calls one function of the C library
         **account.popen_options(),
     )
 
