@@ -20,7 +20,7 @@ _OURS = (
 )
 _KEPT = ("HX_TEST_",)
 
-pytest_plugins = ("tests.fixtures.gateway",)
+pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.zoo")
 
 
 @pytest.fixture(autouse=True)

@@ -293,9 +293,13 @@ class _Protocol(ResponseHandler):
         super().connection_made(_CountedTransport(transport, self))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Count what came before it is parsed."""
+        """Count what came before it is parsed, and tell whoever reads the body when it could not be."""
         self.facts.bytes_received += len(data)
         super().data_received(data)
+        error, payload = self._exception, self._payload
+        if error is not None and payload is not None and payload.exception() is None:
+            # aiohttp tells only who waits for a head; a reader of the body would wait for its time-out.
+            payload.set_exception(error)
 
 
 class _CountedTransport:
