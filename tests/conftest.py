@@ -20,7 +20,7 @@ _OURS = (
 )
 _KEPT = ("HX_TEST_",)
 
-pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.zoo")
+pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.servers", "tests.fixtures.zoo")
 
 
 @pytest.fixture(autouse=True)
