@@ -28,6 +28,8 @@ _POISONED = frozenset(
         FailureKind.OVERLOADED,
     }
 )
+# These say that nobody can work with the server as it is: all its connections go.
+_TELLING = frozenset({FailureKind.LOST, FailureKind.REFUSED, FailureKind.READ_ONLY})
 
 
 class PostgresService(WatchedService):
@@ -89,13 +91,15 @@ class PostgresService(WatchedService):
             spoilt = failure.kind in _POISONED
             if not spoilt:
                 raise
-            self.report_failure(failure.kind)
+            if failure.kind in _TELLING:
+                self.report_failure(failure.kind)
             raise dependency_error(self.display_name, error) from error
         finally:
-            if spoilt:
-                connection.terminate()
-            if self._pool is not None:
-                with suppress(asyncpg.InterfaceError):
+            # The pool may have been discarded meanwhile, and its connections with it.
+            with suppress(asyncpg.InterfaceError):
+                if spoilt:
+                    connection.terminate()
+                if self._pool is not None:
                     await self._pool.release(connection)
 
     async def _lend(self) -> Any:

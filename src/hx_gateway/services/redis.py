@@ -17,8 +17,8 @@ from hx_gateway.services.health import HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECO
 from hx_gateway.services.watched import WatchedService
 
 COMMAND_SECONDS = 3.0
-# Nobody publishes here: the subscription is what notices the server's end.
-HELD_CHANNEL = "hx:held"
+# How often the held connection is looked at; it costs a microsecond.
+LOOK_SECONDS = 0.1
 
 
 class RedisService(WatchedService):
@@ -39,7 +39,7 @@ class RedisService(WatchedService):
     ) -> None:
         self._max_connections = max_connections
         self._client: redis.asyncio.Redis = _client(redis_dsn(url), connect_timeout, max_connections)
-        # The subscription must not take a connection from those who work.
+        # The held connection must not be one of those that work.
         self._held: redis.asyncio.Redis = _client(url, connect_timeout, 1)
         super().__init__(
             _RedisLink(self._held),
@@ -86,43 +86,34 @@ def _client(url: str, connect_timeout: float, max_connections: int) -> redis.asy
 
 
 class _RedisLink:
-    """A subscription: whoever waits for a message is told at once when the connection ends."""
+    """A connection of its own that nobody else uses; its end is looked for between heartbeats."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.lost = asyncio.Event()
         self._client = client
-        self._subscription: Any = None
-        self._reader: asyncio.Task[None] | None = None
-        self._pong = asyncio.Event()
+        self._connection: Any = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        self._subscription = self._client.pubsub()
-        await self._subscription.subscribe(HELD_CHANNEL)
-        self._reader = asyncio.create_task(self._read(self._subscription))
+        self._connection = self._client.connection_pool.make_connection()
+        await self._connection.connect()
         await self.beat()
+        self._watcher = asyncio.create_task(self._watch(self._connection._reader))  # noqa: SLF001
 
     async def beat(self) -> None:
-        self._pong.clear()
-        await self._subscription.ping()
-        await self._pong.wait()
+        await self._connection.send_command("PING", check_health=False)
+        await self._connection.read_response()
 
     async def drop(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
             with suppress(RedisError, OSError):
-                await subscription.aclose()
-        await self._client.connection_pool.disconnect()
+                await connection.disconnect(nowait=True)
 
-    async def _read(self, subscription: Any) -> None:
-        try:
-            while True:
-                message = await subscription.get_message(timeout=None)
-                if message is not None and message["type"] == "pong":
-                    self._pong.set()
-        except (RedisError, OSError):
-            self.lost.set()
-            self._pong.set()
+    async def _watch(self, reader: asyncio.StreamReader) -> None:
+        while not reader.at_eof() and reader.exception() is None:
+            await asyncio.sleep(LOOK_SECONDS)
+        self.lost.set()
