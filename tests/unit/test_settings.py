@@ -113,7 +113,7 @@ def test_settings_are_frozen_and_hide_their_secrets() -> None:
     assert KEY not in repr(settings)
     assert "hidden" not in repr(settings)
     with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1
+        settings.port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

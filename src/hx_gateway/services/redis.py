@@ -95,7 +95,8 @@ class _RedisLink:
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        self._connection = self._client.connection_pool.make_connection()
+        pool: Any = self._client.connection_pool
+        self._connection = pool.make_connection()
         await self._connection.connect()
         await self.beat()
         self._watcher = asyncio.create_task(self._watch(self._connection._reader))  # noqa: SLF001
@@ -114,6 +115,6 @@ class _RedisLink:
                 await connection.disconnect(nowait=True)
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
-        while not reader.at_eof() and reader.exception() is None:
+        while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - the stream has no event for its end
             await asyncio.sleep(LOOK_SECONDS)
         self.lost.set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hx_gateway.kit.json_object import JSONObjectError, decode_object, encode_object
 
-TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()

@@ -1,0 +1,242 @@
+"""The embedded stores: data stays, whoever dies; two at once share; nobody else gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from hx_gateway.services.embedded.postgres import EmbeddedPostgres
+from hx_gateway.services.embedded.valkey import EmbeddedValkey
+from tests.fixtures.gateway import Gateway
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from hx_gateway.services.embedded.postgres import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]), notify=lambda line: None)
+server.start()
+print(server.role, flush=True)
+while True:
+    time.sleep(0.2)
+    server.check()
+"""
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Return a folder that any account may pass through."""
+    with tempfile.TemporaryDirectory(prefix="hxemb-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def silent(_line: str) -> None: ...
+
+
+def query(server: EmbeddedPostgres, sql: str) -> object:
+    async def run() -> object:
+        connection = await asyncpg.connect(server.url, timeout=10)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def child_pid(server: EmbeddedPostgres) -> int:
+    assert server._child is not None
+    return server._child.pid
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("folder", ["plain", "with a space", "/".join(["long" * 10] * 4)])
+def test_data_survives_a_stop_and_a_start(base: Path, folder: str) -> None:
+    server = EmbeddedPostgres(base / folder / "postgres", notify=silent)
+    server.start()
+    query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    server.stop()
+    assert not server.is_ready()
+    server.start()
+    assert query(server, "SELECT answer FROM kept") == 42
+    server.stop()
+
+
+def test_a_server_that_is_killed_is_started_again_with_its_data(base: Path) -> None:
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    os.kill(child_pid(server), signal.SIGKILL)
+    wait_for(lambda: server._child is not None and server._child.poll() is not None)
+    server.check()
+    assert query(server, "SELECT answer FROM kept") == 42
+    server.stop()
+
+
+def test_our_role_may_nothing_special_and_a_password_is_needed(base: Path) -> None:
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    try:
+        assert (
+            query(server, "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
+            is False
+        )
+        assert query(server, "SELECT current_setting('listen_addresses')") == ""
+        password = server.url.split(":")[2].split("@")[0]
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            asyncio.run(asyncpg.connect(server.url.replace(password, "wrong"), timeout=5))
+        assert stat.S_IMODE((server.base / "credentials.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((server.base / "cluster").stat().st_mode) == 0o700
+        assert stat.S_IMODE((server.base / "run").stat().st_mode) == 0o700
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        assert not any(password.encode() in command for command in commands)
+    finally:
+        server.stop()
+
+
+def start_owner(base: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", OWNER, str(base)], stdout=subprocess.PIPE)
+
+
+def end(owner: subprocess.Popen[bytes]) -> None:
+    owner.kill()
+    owner.communicate()
+
+
+def test_two_that_start_at_once_share_and_one_takes_over(base: Path) -> None:
+    folder = base / "postgres"
+    owners = [start_owner(folder) for _ in range(2)]
+    roles = []
+    for owner in owners:
+        assert owner.stdout is not None
+        roles.append(owner.stdout.readline().strip())
+    assert sorted(roles) == [b"attached", b"owner"]
+    watcher = EmbeddedPostgres(folder, notify=silent)
+    assert watcher.is_ready()
+    query(watcher, "CREATE TABLE kept AS SELECT 42 AS answer")
+    first = owners[roles.index(b"owner")]
+    end(first)
+    wait_for(lambda: not watcher.is_ready())
+    wait_for(watcher.is_ready)
+    assert query(watcher, "SELECT answer FROM kept") == 42
+    end(owners[roles.index(b"attached")])
+    wait_for(lambda: not watcher.is_ready())
+
+
+def test_a_pid_file_that_names_somebody_elses_process_is_no_obstacle(base: Path) -> None:
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    server.stop()
+    as_server: dict[str, int] = {"user": server._account.uid} if os.geteuid() == 0 else {}
+    stranger = subprocess.Popen(["sleep", "60"], **as_server)  # type: ignore[call-overload]
+    try:
+        cluster = server.base / "cluster"
+        (cluster / "postmaster.pid").write_text(f"{stranger.pid}\n{cluster}\n1\n5432\n\n\n\nready\n")
+        server.start()
+        assert query(server, "SELECT 1") == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+        server.stop()
+
+
+def test_an_interrupted_first_start_leaves_nothing_in_the_way(base: Path) -> None:
+    folder = base / "postgres"
+    owner = start_owner(folder)
+    wait_for((folder / "cluster.init").exists)
+    end(owner)
+    assert not (folder / "cluster").exists()
+    server = EmbeddedPostgres(folder, notify=silent)
+    server.start()
+    assert query(server, "SELECT 1") == 1
+    server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
+def test_as_root_a_closed_data_directory_is_left_as_it_is(base: Path) -> None:
+    closed = base / "closed"
+    closed.mkdir(mode=0o700)
+    server = EmbeddedPostgres(closed / "data" / "postgres", notify=silent)
+    server.start()
+    try:
+        assert query(server, "SELECT 1") == 1
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        assert not server.base.is_relative_to(closed)
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_an_ordinary_user_starts_it_too(base: Path) -> None:
+    home = base / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    script = OWNER.replace("while True:", "server.stop(); sys.exit(0)\nwhile True:")
+    environ = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"], "HOME": str(home)}
+    command = [sys.executable, "-c", script, str(home / "postgres")]
+    try:
+        done = subprocess.run(
+            command, user=65534, group=65534, extra_groups=[], capture_output=True, check=False, cwd="/", env=environ
+        )
+    except PermissionError:
+        pytest.skip("another account cannot reach this Python")
+    assert done.stdout.strip() == b"owner", done.stderr.decode()
+
+
+def test_valkey_answers_and_is_started_again(base: Path) -> None:
+    server = EmbeddedValkey(base / "valkey", notify=silent)
+    server.start()
+    assert server.is_ready()
+    assert server._child is not None
+    server._child.kill()
+    server._child.wait()
+    server.check()
+    assert server.is_ready()
+    server.stop()
+    assert not server.is_ready()
+
+
+def test_the_gateway_survives_kill_nine_with_its_data(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway(stores=True)
+    Path(gateway.data_dir).chmod(0o755)
+    assert gateway.get("/healthz/deps").json() == {"postgres": True, "redis": True, "qdrant": True}
+    gateway.kill()
+    gateway.start()
+    gateway.wait_until(lambda: gateway.get("/health/db").status == 200)
+    assert gateway.stop() == 0
+
+
+def test_several_workers_share_a_valkey_and_report_together(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway({"HX_WORKERS": "2"}, stores=True)
+    for _ in range(20):
+        assert gateway.get("/v1/models", key=gateway.key).status == 200
+    counted = [line for line in gateway.get("/metrics").body.decode().splitlines() if 'route="models"' in line]
+    total = next(line for line in counted if line.startswith("hx_requests_total"))
+    assert float(total.rpartition(" ")[2]) == 20.0
+    assert gateway.stop() == 0
+
+
+def test_a_taken_port_is_told_with_the_remedy(start_gateway: Callable[..., Gateway]) -> None:
+    first = start_gateway()
+    second = start_gateway({"WRAPPER_PORT": str(first.port)}, wait=False)
+    assert second.process is not None
+    assert second.process.wait(30) == 1
+    assert "the port is taken" in second.log()
+    assert "WRAPPER_PORT" in second.log()
