@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 EDGE = "hx.edge"
+DISCARD_SECONDS = 2.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -80,8 +82,7 @@ class AsgiBody:
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    # The rest of the body is not read: the connection cannot be used again.
-    return BodyTooLarge(f"The body is over the limit of {limit} bytes.", headers={"connection": "close"})
+    return BodyTooLarge(f"The body is over the limit of {limit} bytes.")
 
 
 class PipelineBridge:
@@ -154,12 +155,25 @@ class PipelineBridge:
             if self._drain.draining and not ctx.route.while_draining:
                 raise Unavailable("The gateway is about to stop.", code="draining", retry_after_seconds=1)
             return await self._pipeline.run(ctx)
+        except BodyTooLarge as error:
+            ctx.error = error
+            await self._discard_body(ctx)
         except HXError as error:
             ctx.error = error
         except Exception:  # noqa: BLE001 - the outermost edge of a request: logged here, told without detail
             self._log.exception("request_failed", request_id=ctx.request_id, route=ctx.route.name)
             ctx.error = INTERNAL
         return error_reply(ctx.error, ctx.route.errors)
+
+    @staticmethod
+    async def _discard_body(ctx: Context) -> None:
+        """Read the rest of a body for a moment: who is still sending would be reset before it saw the answer."""
+        if ctx.header(b"expect") is not None:
+            return
+        with suppress(TimeoutError, HXError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                async for _ in ctx.body.stream():
+                    pass
 
     async def _cancelled(self, flight: Flight, exchange: _Exchange) -> Ending:
         if flight.gone:

@@ -31,6 +31,7 @@ class EdgeLimits:
     head_seconds: float = 10.0
     body_idle_seconds: float = 30.0
     write_stall_seconds: float = 120.0
+    linger_seconds: float = 2.0
     max_connections: int | None = None
 
 
@@ -259,7 +260,15 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._last_words is not None and not self.pipeline:
             self._say_last(self._last_words)
             return
+        if self._in_body and self._active is not None and self._active.cycle is self.cycle:
+            # Answered before the body was read. To close now would reset the connection, and the client might never
+            # see the answer: the rest is read and thrown away for a moment.
+            self.loop.call_later(self.limits.linger_seconds, self._end_linger, self.cycle)
         super().on_response_complete()
+
+    def _end_linger(self, cycle: object) -> None:
+        if self._in_body and self.cycle is cycle:
+            self.transport.close()
 
     # Time
     def _stop_timer(self) -> None:
