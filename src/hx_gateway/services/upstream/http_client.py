@@ -1,22 +1,21 @@
-"""Calls model servers over HTTP/1.1 with aiohttp, keeping the facts that accounting needs."""
+"""Calls model servers over HTTP/1.1 on aiohttp's connections, keeping the facts that accounting needs."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import io
 import ssl
-from collections.abc import AsyncIterator
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from functools import lru_cache
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from multidict import CIMultiDict
+from aiohttp import ClientError
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import EofStream, StreamReader
 
 from hx_gateway.services.upstream.base import (
     CallFacts,
-    Timeouts,
     UpstreamDisconnected,
     UpstreamError,
     UpstreamHead,
@@ -25,26 +24,28 @@ from hx_gateway.services.upstream.base import (
     UpstreamRefused,
     UpstreamRequest,
     UpstreamTimeout,
-    UpstreamTlsError,
 )
+from hx_gateway.services.upstream.http_connection import Connector, HttpConnection
+from hx_gateway.services.upstream.http_failures import translate
+from hx_gateway.services.upstream.http_timer import CallTimer
+from hx_gateway.services.upstream.http_wire import Target, request_head, target_of
 
 # Servers close idle connections after 5 s (uvicorn) or more: below that a kept connection is rarely a closed one.
 KEEPALIVE_SECONDS = 4.0
-MAX_LINE_BYTES = 16 * 1024
-MAX_FIELDS = 128
-READ_BUFFER_BYTES = 64 * 1024
-# aiohttp writes larger bytes in one go; a file-like body is written in pieces, with back-pressure.
-LARGE_BODY_BYTES = 1024 * 1024
-_AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-_current: ContextVar[HttpCall] = ContextVar("hx_upstream_call")
+MAX_HEAD_BYTES = 64 * 1024
+# Up to here head and body are one write, and a task to send them is not worth its time.
+WHOLE_WRITE_BYTES = 64 * 1024
+PIECE_BYTES = 256 * 1024
+# RuntimeError and EofStream: what a reader of aiohttp's gets when the connection went between two reads.
+_FAILURES = (OSError, ClientError, HttpProcessingError, EofStream, RuntimeError)
 
 
 class HttpUpstream:
-    """An :class:`~hx_gateway.services.upstream.base.Upstream` over aiohttp.
+    """An :class:`~hx_gateway.services.upstream.base.Upstream` for http and https, on one event loop.
 
     It follows no redirect, decodes no content, reads no proxy, cookie or credential from the environment, adds no
-    header but ``Host`` and the body's framing, and never sends a request twice. Use it on one event loop.
+    field but ``Host`` and the body's framing, and never sends a request twice. ``max_connections`` are to all
+    servers together; more calls wait for their turn within their time to connect.
     """
 
     def __init__(
@@ -57,284 +58,293 @@ class HttpUpstream:
         self._max_connections = max_connections
         self._keepalive_seconds = keepalive_seconds
         self._ssl_context = ssl_context
-        self._session: aiohttp.ClientSession | None = None
-        self._fresh: aiohttp.ClientSession | None = None
+        self._kept: Connector | None = None
+        self._fresh: Connector | None = None
+        self._calls: set[HttpCall] = set()
+        self._closed = False
 
     def call(self, request: UpstreamRequest, *, fresh: bool = False) -> HttpCall:
         """Prepare a call; ``fresh`` gives it a connection of its own."""
-        if self._session is None or self._fresh is None:
-            self._session = self._open(keep=True)
-            self._fresh = self._open(keep=False)
-        return HttpCall(self._fresh if fresh else self._session, request)
+        return HttpCall(self, request, fresh=fresh)
 
     async def close(self) -> None:
-        """Close every connection."""
-        for session in (self._session, self._fresh):
-            if session is not None:
-                await session.close()
-        self._session = self._fresh = None
+        """Abort the calls in flight and close every connection; calls made later are refused."""
+        self._closed = True
+        for call in tuple(self._calls):
+            call.abort()
+        for connector in (self._kept, self._fresh):
+            if connector is not None:
+                await connector.close()
+        self._kept = self._fresh = None
 
-    def _open(self, *, keep: bool) -> aiohttp.ClientSession:
-        connector = _Connector(
-            limit=self._max_connections,
-            ssl=self._ssl_context if self._ssl_context is not None else True,
-            **({"keepalive_timeout": self._keepalive_seconds} if keep else {"force_close": True}),
-        )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            skip_auto_headers=_AUTOMATIC,
-            timeout=aiohttp.ClientTimeout(total=None),
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_LINE_BYTES,
-            max_headers=MAX_FIELDS,
-        )
-        # A request on a kept connection that had been closed: whether it may be sent again is ours to decide.
-        session._retry_connection = False  # noqa: SLF001
-        return session
+    def enter(self, call: HttpCall, *, fresh: bool) -> Connector:
+        """Note a call in flight; return where it gets its connection. Raises ``ConnectionRefusedError``."""
+        if self._closed:
+            raise ConnectionRefusedError("this client is closed")
+        connector = self._fresh if fresh else self._kept
+        if connector is None:
+            connector = Connector(
+                limit=self._max_connections,
+                keepalive_seconds=None if fresh else self._keepalive_seconds,
+                ssl_context=self._ssl_context,
+            )
+            if fresh:
+                self._fresh = connector
+            else:
+                self._kept = connector
+        self._calls.add(call)
+        return connector
+
+    def leave(self, call: HttpCall) -> None:
+        """Forget a call that is over."""
+        self._calls.discard(call)
 
 
 class HttpCall:
-    """One call. The limits on time are kept by a single timer that is moved on, not made anew, as bytes arrive."""
+    """One call. Its connection is its own until the body was read to its end, so that ``abort`` hits no other call."""
 
-    def __init__(self, session: aiohttp.ClientSession, request: UpstreamRequest) -> None:
+    def __init__(self, upstream: HttpUpstream, request: UpstreamRequest, *, fresh: bool) -> None:
         self.facts = CallFacts()
-        self._session = session
+        self._upstream = upstream
         self._request = request
-        self._response: aiohttp.ClientResponse | None = None
-        self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._fresh = fresh
         self._phase = UpstreamPhase.CONNECT
+        self._connection: Connection | None = None
+        self._protocol: HttpConnection | None = None
+        self._payload: StreamReader | None = None
+        self._timer: CallTimer | None = None
+        self._connecting: asyncio.Task[object] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._body_error: Exception | None = None
         self._timed_out: UpstreamPhase | None = None
         self._aborted = False
-        self._ended = False
-        self._touched = 0.0
-        self._expires = 0.0
-
-    def attach(self, protocol: _Protocol) -> None:
-        """Take over a connection: it is ours until the answer's last byte."""
-        self.facts.connection_reused = protocol.served > 0
-        protocol.served += 1
-        protocol.facts = self.facts
-        self._transport = protocol.raw_transport
-        self._phase = UpstreamPhase.SEND
-        loop = asyncio.get_running_loop()
-        self._touched = loop.time()
-        self._timer = loop.call_later(self._request.timeouts.head, self._tick, loop)
+        self._over = False
 
     async def head(self) -> UpstreamHead:
-        """Send the request and return the answer's head. Raises ``UpstreamError``."""
-        if self._aborted:
-            raise self._disconnected("the call was aborted")
-        loop = asyncio.get_running_loop()
-        timeouts = self._request.timeouts
-        self._expires = loop.time() + timeouts.total
-        self._task = asyncio.current_task()
-        token = _current.set(self)
-        try:
-            response = await self._send(timeouts)
-        except asyncio.CancelledError:
-            self._drop()
-            if self._aborted and self._task is not None and self._task.cancelling():
-                self._task.uncancel()
-                raise self._disconnected("the call was aborted") from None
-            raise
-        except Exception as error:
-            self._drop()
-            raise self._translated(error) from error
-        finally:
-            self._task = None
-            _current.reset(token)
-        self._response = response
-        self.facts.head_seen = True
-        self._phase = UpstreamPhase.BODY
-        self._touched = loop.time()
-        return UpstreamHead(
-            response.status,
-            tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.raw_headers),
-        )
+        """Send the request and return the answer's head.
 
-    async def _send(self, timeouts: Timeouts) -> aiohttp.ClientResponse:
-        request = self._request
-        data: Any = request.body
-        if isinstance(data, bytes):
-            data = io.BytesIO(data) if len(data) > LARGE_BODY_BYTES else data or None
-        return await self._session._request(  # noqa: SLF001 - without the context manager that request() builds
-            request.method,
-            request.url,
-            data=data,
-            headers=CIMultiDict(request.headers),
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect, sock_connect=timeouts.connect),
-        )
+        Raises ``UpstreamError``; what the request's own body iterator raises comes as it is.
+        """
+        try:
+            target, head = self._request_head()
+            self._protocol = await self._connect(target)
+            self._send(self._protocol, head)
+            message, payload = await self._read_head(self._protocol)
+        except _FAILURES as error:
+            self._drop()
+            raise self._body_error or self._failure(error) from error
+        except BaseException:
+            self._drop()
+            raise
+        return self._begin_body(message, payload)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises ``UpstreamError`` for one that does not end as it should."""
-        response = self._response
-        if response is None:
-            raise self._disconnected("the call has no answer")
-        loop = asyncio.get_running_loop()
-        content = response.content
+        payload, timer = self._payload, self._timer
+        if payload is None or timer is None or self._cut_off:
+            raise self._failure(None)
         try:
-            while True:
-                data = await content.readany()
-                if not data:
-                    break
-                self._touched = loop.time()
-                yield data
-                self._touched = loop.time()
-        except Exception as error:
-            raise self._translated(error) from error
+            while not payload.at_eof():
+                timer.wait()
+                data = await payload.readany()
+                timer.pause()
+                if data:
+                    yield data
+        except _FAILURES as error:
+            # What came before the connection broke is part of the answer.
+            if not self._cut_off and payload._buffer:  # noqa: SLF001
+                yield payload._read_nowait(-1)  # noqa: SLF001
+            raise self._failure(error) from error
         finally:
-            ended = content.is_eof() and content.exception() is None and not self._cut_off
-            if ended:
-                self._end()
+            if payload.at_eof() and payload.exception() is None:
+                self._finish()
             else:
                 self._drop()
-        if not ended:
-            raise self._translated(None)
+        if self._cut_off:
+            raise self._failure(None)
 
     def abort(self) -> None:
         """Close the connection now; nothing to do once the answer is complete."""
-        if self._ended:
+        if self._over or self._aborted:
             return
         self._aborted = True
-        if self._task is not None and self._transport is None:
-            self._task.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
         self._drop()
 
     @property
     def _cut_off(self) -> bool:
         return self._aborted or self._timed_out is not None
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _request_head(self) -> tuple[Target, bytes]:
+        request = self._request
+        if self._aborted:
+            raise self._failure(None)
+        try:
+            target = target_of(request.url)
+        except ValueError as error:
+            raise UpstreamRefused(str(error), phase=self._phase, facts=self.facts) from None
+        length = len(request.body) if isinstance(request.body, bytes) else None
+        try:
+            return target, request_head(request.method, target, request.headers, length)
+        except ValueError as error:
+            raise UpstreamProtocolError(str(error), phase=self._phase, facts=self.facts) from None
+
+    async def _connect(self, target: Target) -> HttpConnection:
         timeouts = self._request.timeouts
-        limit = timeouts.idle if self.facts.head_seen else timeouts.head
-        due = min(self._touched + limit, self._expires)
-        if loop.time() < due:
-            self._timer = loop.call_at(due, self._tick, loop)
+        connector = self._upstream.enter(self, fresh=self._fresh)
+        timer = CallTimer(asyncio.get_running_loop(), timeouts.total, self._expire)
+        task = asyncio.current_task()
+        cancels = 0 if task is None else task.cancelling()
+        self._connecting = task
+        try:
+            connection = await connector.acquire(target.origin, min(timeouts.connect, timeouts.total))
+        except asyncio.CancelledError:
+            if self._aborted and task is not None and task.uncancel() <= cancels:
+                # Cancelled by abort(), and by nobody else.
+                raise self._failure(None) from None
+            raise
+        finally:
+            self._connecting = None
+        protocol = connection.protocol
+        assert isinstance(protocol, HttpConnection)
+        self._connection = connection
+        self._phase = UpstreamPhase.SEND
+        protocol.begin(self.facts, method=self._request.method)
+        timer.start(timeouts.head)
+        self._timer = timer
+        return protocol
+
+    def _send(self, protocol: HttpConnection, head: bytes) -> None:
+        body = self._request.body
+        if isinstance(body, bytes) and len(body) <= WHOLE_WRITE_BYTES:
+            protocol.send(head + body)
+            self._phase = UpstreamPhase.HEAD
             return
-        self._timed_out = UpstreamPhase.BODY if self.facts.head_seen else UpstreamPhase.HEAD
+        protocol.send(head)
+        sending = self._send_whole(protocol, body) if isinstance(body, bytes) else self._send_pieces(protocol, body)
+        self._writer = asyncio.create_task(sending)
+
+    async def _send_whole(self, protocol: HttpConnection, body: bytes) -> None:
+        view = memoryview(body)
+        with suppress(ConnectionError):  # whoever waits for the answer is told
+            for start in range(0, len(body), PIECE_BYTES):
+                protocol.send(view[start : start + PIECE_BYTES])
+                await self._drained(protocol)
+            self._sent()
+
+    async def _send_pieces(self, protocol: HttpConnection, body: AsyncIterator[bytes]) -> None:
+        try:
+            while (piece := await self._next_piece(body)) is not None:
+                if piece:
+                    protocol.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    await self._drained(protocol)
+            if self._body_error is None:
+                protocol.send(b"0\r\n\r\n")
+                self._sent()
+        except ConnectionError:
+            return  # whoever waits for the answer is told
+        finally:
+            if isinstance(body, AsyncGenerator):
+                await body.aclose()
+
+    async def _next_piece(self, body: AsyncIterator[bytes]) -> bytes | None:
+        """Return what the body's owner gives next, None at its end or failure, of which the server is not told."""
+        if self._timer is not None and not self.facts.head_seen:
+            self._timer.pause()
+        try:
+            return await anext(body)
+        except StopAsyncIteration:
+            return None
+        except Exception as error:  # noqa: BLE001 - it is the owner's own, and raised to it from head()
+            self._body_error = error
+            self._writer = None
+            self._drop()
+            return None
+
+    async def _drained(self, protocol: HttpConnection) -> None:
+        if self._timer is not None and not self.facts.head_seen:
+            self._timer.wait()
+        await protocol.drained()
+
+    def _sent(self) -> None:
+        self._writer = None
+        if self._phase is UpstreamPhase.SEND:
+            self._phase = UpstreamPhase.HEAD
+            if self._timer is not None:
+                self._timer.wait()
+
+    async def _read_head(self, protocol: HttpConnection) -> tuple[RawResponseMessage, StreamReader]:
+        while True:
+            message, payload = await protocol.read()
+            # A head and what came with it; only one that is over the limit together is worth counting.
+            if self.facts.bytes_received > MAX_HEAD_BYTES and _size(message) > MAX_HEAD_BYTES:
+                raise BadHttpMessage("the head is too large")
+            if message.code == 101:
+                raise BadHttpMessage("the server changed to a protocol that nobody asked for")
+            if message.code >= 200:
+                return message, payload
+
+    def _begin_body(self, message: RawResponseMessage, payload: StreamReader) -> UpstreamHead:
+        self.facts.head_seen = True
+        self._phase = UpstreamPhase.BODY
+        self._payload = payload
+        if payload.at_eof():
+            self._finish()
+        elif self._timer is not None:
+            self._timer.start(self._request.timeouts.idle)
+            self._timer.pause()
+        return UpstreamHead(
+            message.code,
+            tuple([(_name(name), value.decode("latin-1")) for name, value in message.raw_headers]),
+        )
+
+    def _expire(self) -> None:
+        self._timed_out = self._phase
         self._drop()
 
-    def _end(self) -> None:
-        self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
+    def _finish(self) -> None:
+        """Give the connection back, unless the server answered before it had the whole request."""
+        if self._writer is not None:
+            self._drop()
+        if self._over:
+            return
+        self._leave()
+        if self._protocol is not None and self._connection is not None:
+            self._protocol.end()
+            self._connection.release()
 
     def _drop(self) -> None:
         """Close the connection without waiting for what was not written yet."""
-        self._end()
-        if self._transport is not None:
-            self._transport.abort()
-        if self._response is not None:
-            self._response.close()
+        if self._over:
+            return
+        self._leave()
+        if self._writer is not None:
+            self._writer.cancel()
+        if self._protocol is not None and self._connection is not None:
+            self._protocol.fail(ConnectionAbortedError("the call is over"))
+            self._connection.close()
 
-    def _disconnected(self, message: str) -> UpstreamDisconnected:
-        return UpstreamDisconnected(message, phase=self._phase, facts=self.facts)
+    def _leave(self) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.stop()
+        self._upstream.leave(self)
 
-    def _translated(self, error: Exception | None) -> UpstreamError:
-        phase, facts = self._phase, self.facts
-        if phase is UpstreamPhase.SEND and facts.bytes_written:
-            phase = UpstreamPhase.HEAD
+    def _failure(self, error: Exception | None) -> UpstreamError:
         if self._timed_out is not None:
-            return UpstreamTimeout("no answer in time", phase=self._timed_out, facts=facts)
+            return UpstreamTimeout("no answer in time", phase=self._timed_out, facts=self.facts)
         if self._aborted:
-            return UpstreamDisconnected("the call was aborted", phase=phase, facts=facts)
-        message = f"{type(error).__name__}: {error}"
-        return _failure_type(error, phase)(message, phase=phase, facts=facts)
+            return UpstreamDisconnected("the call was aborted", phase=self._phase, facts=self.facts)
+        if error is None:
+            return UpstreamDisconnected("the call has no answer", phase=self._phase, facts=self.facts)
+        return translate(error, phase=self._phase, facts=self.facts)
 
 
-def _failure_type(error: Exception | None, phase: UpstreamPhase) -> type[UpstreamError]:
-    match error:
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return UpstreamTlsError
-        case aiohttp.ConnectionTimeoutError() | TimeoutError():
-            return UpstreamTimeout
-        case aiohttp.ClientConnectorError():
-            return UpstreamRefused
-        case aiohttp.ClientPayloadError() if _is_malformed(error):
-            return UpstreamProtocolError
-        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() | OSError() | None:
-            return UpstreamDisconnected if phase is not UpstreamPhase.CONNECT else UpstreamRefused
-        case aiohttp.http_exceptions.ContentLengthError():
-            return UpstreamDisconnected
-        case _:
-            return UpstreamProtocolError
+def _size(message: RawResponseMessage) -> int:
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
 
 
-def _is_malformed(error: BaseException) -> bool:
-    """Return whether a body is broken HTTP, rather than cut short."""
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.http_exceptions.ContentLengthError):
-        return False
-    return isinstance(cause, aiohttp.http_exceptions.HttpProcessingError) and "Not enough data" not in str(cause)
-
-
-class _Protocol(ResponseHandler):
-    """A connection that knows how often it served and tells the call it serves what comes and goes."""
-
-    facts: CallFacts
-    raw_transport: asyncio.Transport
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.facts = CallFacts()
-        self.served = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Put a counter between aiohttp and the socket."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.raw_transport = transport  # type: ignore[assignment]
-        super().connection_made(_CountedTransport(transport, self))  # type: ignore[arg-type]
-
-    def data_received(self, data: bytes) -> None:
-        """Count what came before it is parsed, and tell whoever reads the body when it could not be."""
-        self.facts.bytes_received += len(data)
-        super().data_received(data)
-        error, payload = self._exception, self._payload
-        if error is not None and payload is not None and payload.exception() is None:
-            # aiohttp tells only who waits for a head; a reader of the body would wait for its time-out.
-            payload.set_exception(error)
-
-
-class _CountedTransport:
-    """Counts the bytes written; everything else is the transport's own."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: _Protocol) -> None:
-        self._transport = transport
-        self._protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        self._protocol.facts.bytes_written += len(data)
-        self._transport.write(data)
-
-    def writelines(self, data: list[bytes]) -> None:
-        self._protocol.facts.bytes_written += sum(map(len, data))
-        self._transport.writelines(data)
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Makes connections of ours, and hands each to the call that asked for it."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory = functools.partial(_Protocol, loop=self._loop)  # type: ignore[assignment]
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        """Return a connection, attached to the current call."""
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        assert isinstance(protocol, _Protocol)
-        _current.get().attach(protocol)
-        return connection
+@lru_cache(maxsize=1024)
+def _name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
