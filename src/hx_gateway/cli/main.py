@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from hx_gateway import __version__
+from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.serve import serve
+from hx_gateway.cli.smoke import smoke
 
 app = typer.Typer(
     name="hx-gateway",
@@ -15,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve)
+app.command()(smoke)
+app.command()(doctor)
 
 
 @app.command()

@@ -159,14 +159,20 @@ class EmbeddedPostgres(OwnedServer):
         pid_file.unlink(missing_ok=True)
 
 
-def find_binaries(account: Account) -> Path:
-    """Return the folder of the wheel's programs, copied to where ``account`` can reach it if it cannot."""
+def find_installation() -> Path:
+    """Return where the wheel's PostgreSQL lies. Raises :class:`EmbeddedError` without one for this machine."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise EmbeddedError(f"the package {PACKAGE} is not installed: install it, or set PG_URL.")
     installation = Path(spec.origin).resolve().parent / INSTALLATION
     if not (installation / "bin" / "postgres").is_file():
         raise EmbeddedError(f"{PACKAGE} has no {INSTALLATION} for this machine: set PG_URL.")
+    return installation
+
+
+def find_binaries(account: Account) -> Path:
+    """Return the folder of the wheel's programs, copied to where ``account`` can reach it if it cannot."""
+    installation = find_installation()
     if account.can_reach(installation / "bin" / "postgres"):
         return installation / "bin"
     return _copied(installation) / "bin"
