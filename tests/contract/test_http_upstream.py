@@ -16,12 +16,25 @@ from aiohttp.connector import BaseConnector
 from hx_gateway.services.upstream.base import UpstreamRequest, UpstreamTlsError
 from hx_gateway.services.upstream.http_client import HttpUpstream
 from tests.contract.upstream_conformance import UpstreamConformance
+from tests.contract.upstream_ending import EndingConformance, EndingInEachPhase, deaf_port
 from tests.fixtures.zoo import Zoo
+
+__all__ = ["deaf_port"]
 
 
 class TestHttpUpstream(UpstreamConformance):
     def make(self) -> HttpUpstream:
         return HttpUpstream()
+
+
+class TestHttpUpstreamEnding(EndingConformance):
+    def make(self, *, max_connections: int = 100) -> HttpUpstream:
+        return HttpUpstream(max_connections=max_connections)
+
+
+class TestHttpUpstreamEndingInEachPhase(EndingInEachPhase):
+    def make(self, *, max_connections: int = 100) -> HttpUpstream:
+        return HttpUpstream(max_connections=max_connections)
 
 
 def test_the_private_parts_of_aiohttp_are_where_they_were() -> None:

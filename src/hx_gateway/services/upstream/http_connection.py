@@ -6,8 +6,11 @@ Leans on parts of aiohttp that are not its public interface; a contract test nam
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -24,6 +27,7 @@ MAX_LINE_BYTES = 16 * 1024
 MAX_FIELDS = 128
 # aiohttp stops reading at twice this, so a call holds at most 128 KiB and one read of the loop's (256 KiB).
 READ_BUFFER_BYTES = 64 * 1024
+_LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class HttpConnection(ResponseHandler):
@@ -72,6 +76,7 @@ class HttpConnection(ResponseHandler):
         if payload is not None and payload.exception() is None:
             payload.set_exception(error)
         if transport is not None:
+            _reset_on_close(transport)
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -100,6 +105,17 @@ class HttpConnection(ResponseHandler):
         """Do nothing where nothing was paused: aiohttp resumes, and parses nothing anew, after each read."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Make a close a reset: an ordinary one waits behind what the server has not read, and may pass for half a close.
+
+    A server that generates an answer nobody reads costs money until it notices.
+    """
+    peer = transport.get_extra_info("socket")
+    if peer is not None:
+        with suppress(OSError):  # already closed
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 class Origin(ClientRequest):
