@@ -26,6 +26,7 @@ from hx_gateway.http.health import HealthSources, health_routes
 from hx_gateway.http.records import AccessLog, RequestMetrics, Sinks
 from hx_gateway.http.reserved import reserved_routes
 from hx_gateway.lifespan import Stores, open_services
+from hx_gateway.log import line_writer
 from hx_gateway.pipeline.build import PipelineParts, build_pipeline
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
@@ -118,7 +119,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
     )
     sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
     if settings.access_log:
-        sinks.append(AccessLog())
+        sinks.append(AccessLog(line_writer(level=settings.log_level, style=settings.log_format)))
     bridge = PipelineBridge(
         pipeline,
         drain=drain,

@@ -10,8 +10,9 @@ import uvloop
 
 from tests.contract.upstream_conformance import UpstreamConformance
 from tests.contract.upstream_ending import EndingConformance, EndingInEachPhase
+from tests.contract.upstream_wire import WireConformance
 
-_SUITES = (UpstreamConformance, EndingConformance, EndingInEachPhase)
+_SUITES = (UpstreamConformance, EndingConformance, EndingInEachPhase, WireConformance)
 
 
 def pytest_asyncio_loop_factories(

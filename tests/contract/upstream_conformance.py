@@ -209,18 +209,6 @@ class UpstreamConformance(ABC):
             await asyncio.wait_for(task, 5)
         await zoo.until(lambda: not zoo.open)
 
-    async def test_a_call_cancelled_while_it_connects_leaves_nothing_behind(self, upstream: Upstream) -> None:
-        # A listener that accepts nobody: its backlog is full, so connecting hangs.
-        server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0, backlog=1, start_serving=False)
-        port = server.sockets[0].getsockname()[1]
-        call = upstream.call(UpstreamRequest(method="GET", url=f"http://127.0.0.1:{port}/", headers={}, timeouts=SHORT))
-        task = asyncio.create_task(call.head())
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises((asyncio.CancelledError, UpstreamError)):
-            await task
-        server.close()
-
     async def test_a_call_cancelled_while_it_sends_a_large_body_stops_sending(
         self, upstream: Upstream, zoo: Zoo
     ) -> None:
@@ -252,8 +240,8 @@ class UpstreamConformance(ABC):
     async def test_a_slow_reader_holds_the_server_back(self, upstream: Upstream, zoo: Zoo) -> None:
         call, _ = await open_call(upstream, request(zoo, "large_answer"))
         await asyncio.sleep(0.3)
-        held = call.facts.bytes_received
-        assert held < 2 * 1024 * 1024
+        # The design is 128 KiB and one read of the loop's, 256 KiB.
+        assert call.facts.bytes_received < 2 * 1024 * 1024
         size = sum([len(chunk) async for chunk in call.chunks()])
         assert size > 6 * 1024 * 1024
 

@@ -12,6 +12,8 @@ from hx_gateway.services.upstream.base import Deployment, Timeouts, UpstreamKind
 from hx_gateway.services.upstream.demo import DEMO_DEPLOYMENTS
 
 Served = tuple[Deployment, ...]
+# Names that patterns matched and whose deployments are kept: clients make names up.
+MAX_MATCHED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class ModelTable:
     unusable: Mapping[str, str] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
     open_ended: bool = False
+    _matched: dict[str, Served] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def resolve(self, model: str) -> Served:
         """Return who serves ``model``, best first.
@@ -52,7 +55,7 @@ class ModelTable:
         Raises ``NotFound`` (``model_not_found``), ``NotImplementedHere`` (``unsupported_provider``) or
         ``Unavailable`` (``model_not_configured``).
         """
-        found = self.exact.get(model)
+        found = self.exact.get(model) or self._matched.get(model)
         if found is not None:
             return found
         if model in self.unsupported or model in self.unusable:
@@ -63,7 +66,10 @@ class ModelTable:
                 continue
             if pattern.refusal is not None:
                 raise _refusal(model, unusable=pattern.text in self.unusable)
-            return tuple(_filled(deployment, matched) for deployment in pattern.deployments)
+            served = tuple(_filled(deployment, matched) for deployment in pattern.deployments)
+            if len(self._matched) < MAX_MATCHED:
+                self._matched[model] = served
+            return served
         raise NotFound(f"The model {model!r} does not exist.", param="model", code="model_not_found")
 
     def names(self) -> tuple[str, ...]:

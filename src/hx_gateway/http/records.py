@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
+from prometheus_client import Counter, Histogram
 
 from hx_gateway.events import Ending, EventSink, RequestFinished
+from hx_gateway.log import EventDict
 from hx_gateway.telemetry import MAX_MODELS, OTHER_MODEL, Metrics
 
 
 class AccessLog:
-    """Writes one line a request: who, what, how it ended and how long it took. No key, prompt or header."""
+    """Writes one line a request: who, what, how it ended and how long it took. No key, prompt or header.
 
-    def __init__(self) -> None:
+    ``write_line`` takes finished lines where there is something that does (:func:`hx_gateway.log.line_writer`): the
+    fields are known and hold no secret, so the general processors, which cost more than the rest of the record, have
+    nothing to do. Without it the lines go through structlog.
+    """
+
+    def __init__(self, write_line: Callable[[EventDict], None] | None) -> None:
         self._logger = structlog.get_logger()
+        self._write_line = write_line
 
     def emit(self, event: RequestFinished) -> None:
         """Log ``event`` at ``info``, a failure of ours at ``warning``."""
-        fields: dict[str, object] = {
+        fields: EventDict = {
             "request_id": event.request_id,
             "route": event.route,
             "method": event.method,
@@ -39,7 +47,11 @@ class AccessLog:
         if event.usage is not None:
             fields["prompt_tokens"] = event.usage.prompt_tokens
             fields["completion_tokens"] = event.usage.completion_tokens
-        if event.status >= 500:
+        if self._write_line is not None:
+            fields["event"] = "request"
+            fields["level"] = "warning" if event.status >= 500 else "info"
+            self._write_line(fields)
+        elif event.status >= 500:
             self._logger.warning("request", **fields)
         else:
             self._logger.info("request", **fields)
@@ -52,12 +64,23 @@ class RequestMetrics:
         self._metrics = metrics
         self._known_model = known_model
         self._seen: set[str] = set()
+        # Children by their labels, all of them bounded: to look one up in the library costs more than to count.
+        self._counted: dict[tuple[str, str, int, Ending], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
 
     def emit(self, event: RequestFinished) -> None:
         """Add ``event`` to the counters and histograms."""
         metrics = self._metrics
-        metrics.requests.labels(event.route, event.method, event.status, event.ending.value).inc()
-        metrics.request_seconds.labels(event.route).observe(event.duration)
+        key = (event.route, event.method, event.status, event.ending)
+        counter = self._counted.get(key)
+        if counter is None:
+            counter = metrics.requests.labels(event.route, event.method, event.status, event.ending.value)
+            self._counted[key] = counter
+        counter.inc()
+        timed = self._timed.get(event.route)
+        if timed is None:
+            timed = self._timed[event.route] = metrics.request_seconds.labels(event.route)
+        timed.observe(event.duration)
         if event.model is None:
             return
         model = self._label(event.model)

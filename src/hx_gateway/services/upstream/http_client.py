@@ -33,6 +33,7 @@ from hx_gateway.services.upstream.http_wire import Target, request_head, target_
 # Servers close idle connections after 5 s (uvicorn) or more: below that a kept connection is rarely a closed one.
 KEEPALIVE_SECONDS = 4.0
 MAX_HEAD_BYTES = 64 * 1024
+MAX_INTERIM_HEADS = 16
 # Up to here head and body are one write, and a task to send them is not worth its time.
 WHOLE_WRITE_BYTES = 64 * 1024
 PIECE_BYTES = 256 * 1024
@@ -275,7 +276,7 @@ class HttpCall:
                 self._timer.wait()
 
     async def _read_head(self, protocol: HttpConnection) -> tuple[RawResponseMessage, StreamReader]:
-        while True:
+        for _ in range(1 + MAX_INTERIM_HEADS):
             message, payload = await protocol.read()
             # A head and what came with it; only one that is over the limit together is worth counting.
             if self.facts.bytes_received > MAX_HEAD_BYTES and _size(message) > MAX_HEAD_BYTES:
@@ -284,6 +285,7 @@ class HttpCall:
                 raise BadHttpMessage("the server changed to a protocol that nobody asked for")
             if message.code >= 200:
                 return message, payload
+        raise BadHttpMessage("the server announces an answer again and again")
 
     def _begin_body(self, message: RawResponseMessage, payload: StreamReader) -> UpstreamHead:
         self.facts.head_seen = True

@@ -7,8 +7,11 @@ from hx_gateway.services.upstream.base import (
     UpstreamCall,
     UpstreamDisconnected,
     UpstreamHead,
+    UpstreamPhase,
     UpstreamRequest,
 )
+
+_BEFORE_AN_ANSWER = (UpstreamPhase.SEND, UpstreamPhase.HEAD)
 
 
 async def open_call(upstream: Upstream, request: UpstreamRequest) -> tuple[UpstreamCall, UpstreamHead]:
@@ -23,7 +26,8 @@ async def open_call(upstream: Upstream, request: UpstreamRequest) -> tuple[Upstr
         return call, await call.head()
     except UpstreamDisconnected as failure:
         facts = failure.facts
-        if not facts.connection_reused or facts.bytes_received or not isinstance(request.body, bytes):
+        stale = facts.connection_reused and not facts.bytes_received and failure.phase in _BEFORE_AN_ANSWER
+        if not stale or not isinstance(request.body, bytes):
             raise
     call = upstream.call(request, fresh=True)
     return call, await call.head()
