@@ -78,7 +78,7 @@ def test_the_example_of_an_environment_file_holds_no_value_that_is_in_force() ->
 
 
 def test_the_lock_files_hold_hashes_and_no_address() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-dev.lock", "requirements-litellm.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert "--index" not in text
