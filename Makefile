@@ -29,7 +29,7 @@ lint: $(DEV_READY) ## Check style and import contracts
 	@$(VENV)/bin/lint-imports --no-logo
 
 types: $(DEV_READY) ## Check types
-	@$(PY) -m mypy && $(PY) -m mypy tests scripts
+	@$(PY) -m mypy && $(PY) -m mypy tests scripts benchmarks
 
 format: $(DEV_READY) ## Format the code
 	@$(PY) -m ruff check --fix-only . && $(PY) -m ruff format .

@@ -68,7 +68,8 @@ def resident_mib(pids: Iterable[int]) -> float:
 def steal_share(before: Sequence[int], after: Sequence[int]) -> float:
     """Return the share of CPU time that the hypervisor took between two readings of ``/proc/stat``'s first line."""
     spent = [late - early for early, late in zip(before, after, strict=True)]
-    return spent[7] / sum(spent) if len(spent) > 7 and sum(spent) else 0.0
+    total = sum(spent)
+    return spent[7] / total if len(spent) > 7 and total else 0.0
 
 
 def read_stat() -> list[int]:

@@ -30,7 +30,9 @@ http {{
   upstream mock {{ server 127.0.0.1:{mock}; keepalive 256; keepalive_requests 1000000; }}
   server {{
     listen 127.0.0.1:{port}; keepalive_requests 1000000;
-    location / {{ proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }}
+    location / {{
+      proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
   }}
 }}
 """
@@ -66,7 +68,7 @@ def process(command: list[str], core: int, **options: object) -> Iterator[subpro
     def pin() -> None:
         os.sched_setaffinity(0, {core})
 
-    child = subprocess.Popen(command, preexec_fn=pin, **options)  # type: ignore[call-overload]
+    child = subprocess.Popen(command, preexec_fn=pin, **options)  # type: ignore[call-overload]  # noqa: PLW1509
     try:
         yield child
     finally:
@@ -90,7 +92,7 @@ def mock(core: int, *, pace_ms: int = 0, events: int = 100) -> Iterator[Target]:
 
 @contextmanager
 def nginx(core: int, upstream: Target) -> Iterator[Target]:
-    """Run nginx as a reverse proxy: one worker, kept connections, no buffering, an access log as the gateway has one."""
+    """Run nginx as a reverse proxy: one worker, kept connections, no buffering, and an access log as we have."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="hxbench-") as base:
@@ -106,7 +108,8 @@ def gateway(core: int, upstream: Target) -> Iterator[Target]:
     """Run the gateway as it is shipped: authentication, access log and metrics on; no store is measured."""
     port, key = free_port(), secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="hxbench-") as base, (Path(base) / "server.log").open("wb") as log:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("HX_", "WRAPPER_", "PG_"))}
+        ours = ("HX_", "WRAPPER_", "PG_")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environ |= {"PG_URL": "none", "REDIS_URL": "none", "QDRANT_URL": "none", "HX_DATA_DIR": base}
         environ |= {"LITELLM_BASE_URL": f"http://127.0.0.1:{upstream.port}", "HX_ADMIN_KEY": key}
         environ |= {"WRAPPER_PORT": str(port), "HX_LOG_FORMAT": "json", "HX_DRAIN_SECONDS": "2"}

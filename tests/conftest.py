@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 _OURS = (
     "HX_",
@@ -19,6 +20,9 @@ _OURS = (
     "POOL_",
 )
 _KEPT = ("HX_TEST_",)
+
+settings.register_profile("hx", deadline=None, max_examples=int(os.environ.get("HX_TEST_EXAMPLES", "100")))
+settings.load_profile("hx")
 
 pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.servers", "tests.fixtures.zoo")
 

@@ -1,0 +1,153 @@
+"""Runs the counts that claims rest on, one step after the other, and writes what was seen to docs/verification.md.
+
+Steps that passed are kept in .state/ for the commit: a run that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".state" / "verify.json"
+PAGE = ROOT / "docs" / "verification.md"
+SEED = 20261124
+EXAMPLES = 5000
+SOAK_REQUESTS = 200_000
+FAULT_REPEATS = 5
+MEMORY_GROWTH = 1.10
+
+
+def main() -> None:
+    """Run what has not passed yet for this commit; leave with 1 when a step fails."""
+    console = Console()
+    commit = _git("rev-parse", "HEAD")
+    state = _load(commit)
+    steps: dict[str, Callable[[], str]] = {
+        "all tests": all_tests,
+        f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
+        f"faults, {FAULT_REPEATS} times over": faults,
+        "benchmark, 5 interleaved rounds": benchmark,
+        f"soak, {SOAK_REQUESTS} requests": soak,
+    }
+    for name, step in steps.items():
+        if name in state["passed"]:
+            console.print(f"[green]passed before[/]  {name}")
+            continue
+        console.print(f"running  {name} ...")
+        began = time.monotonic()
+        result = step()
+        state["passed"][name] = {"result": result, "seconds": round(time.monotonic() - began)}
+        STATE.parent.mkdir(exist_ok=True)
+        STATE.write_text(json.dumps(state, indent=2))
+        console.print(f"[green]passed[/]  {name}: {result}")
+    PAGE.write_text(page(state), encoding="utf-8")
+    console.print(f"written to {PAGE.relative_to(ROOT)}")
+
+
+def all_tests() -> str:
+    """Run the fast tier."""
+    return _pytest()
+
+
+def properties() -> str:
+    """Run the property tests with many more examples."""
+    return _pytest("tests/unit", environ={"HX_TEST_EXAMPLES": str(EXAMPLES)}, seed=True)
+
+
+def faults() -> str:
+    """Run the fault tests several times: what fails once in a while fails here."""
+    for _ in range(FAULT_REPEATS - 1):
+        _pytest("tests/faults")
+    return _pytest("tests/faults")
+
+
+def benchmark() -> str:
+    """Run the benchmark; the ratio to nginx is what counts."""
+    results = _bench("--rounds", "5")
+    targets = results["targets"]
+    gateway = targets["gateway"]
+    ratio = results["ratio_to_nginx"]
+    shown = f"{ratio['median']:.3f} ({ratio['least']:.3f} to {ratio['greatest']:.3f}) of nginx" if ratio else "no nginx"
+    errors = sum(target["errors"] for target in targets.values())
+    return f"{shown}; {sorted(gateway['cpu_us'])[len(gateway['cpu_us']) // 2]:.0f} µs CPU a request; {errors} errors"
+
+
+def soak() -> str:
+    """Send many requests: no error, and memory that does not grow."""
+    found = _bench("--rounds", "1", "--seconds", "1", "--soak", str(SOAK_REQUESTS))["soak"]
+    early, late = found["memory_mib_at_a_tenth"], found["memory_mib_at_the_end"]
+    if found["errors"] or late > early * MEMORY_GROWTH:
+        sys.exit(f"soak failed: {found}")
+    return f"{found['requests']} requests, {found['errors']} errors, memory {early:.1f} → {late:.1f} MiB"
+
+
+def page(state: dict[str, Any]) -> str:
+    """Return the page."""
+    lines = [
+        "# Verification",
+        "",
+        "Written by `make test-long`: what was run, on which commit and machine, and what came of it.",
+        "",
+        f"- commit `{state['commit'][:12]}`",
+        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}",
+        "",
+        "| step | result | seconds |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {entry['result']} | {entry['seconds']} |" for name, entry in state["passed"].items()]
+    return "\n".join([*lines, ""])
+
+
+def _pytest(*arguments: str, environ: dict[str, str] | None = None, seed: bool = False) -> str:
+    options = [f"--hypothesis-seed={SEED}"] if seed else []
+    command = [sys.executable, "-m", "pytest", "--timeout=900", *options, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environ or {})}, capture_output=True, check=False)
+    last = done.stdout.decode(errors="replace").strip().splitlines()[-1]
+    if done.returncode != 0:
+        sys.stdout.write(done.stdout.decode(errors="replace"))
+        sys.exit(f"failed: {last}")
+    return last
+
+
+def _bench(*arguments: str) -> dict[str, Any]:
+    out = ROOT / "benchmarks" / "out"
+    known = set(out.glob("bench-*.json"))
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
+    (written,) = set(out.glob("bench-*.json")) - known
+    results: dict[str, Any] = json.loads(written.read_text())
+    return results
+
+
+def _load(commit: str) -> dict[str, Any]:
+    if STATE.exists():
+        state: dict[str, Any] = json.loads(STATE.read_text())
+        if state["commit"] == commit:
+            return state
+    return {"commit": commit, "passed": {}}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.processor())
+    return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()
