@@ -79,9 +79,9 @@ def _watch(store: DataService, metrics: Metrics) -> None:
     def changed(sample: HealthSample) -> None:
         gauge.set(1 if sample.healthy else 0)
         if sample.healthy:
-            log.info("dependency_back", dependency=store.key)
+            log.info("dependency_up", dependency=store.key)
         else:
-            log.warning("dependency_lost", dependency=store.key, reason=str(sample.failure))
+            log.warning("dependency_down", dependency=store.key, reason=str(sample.failure))
 
     store.on_change(changed)
 

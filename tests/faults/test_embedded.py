@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from hx_gateway.services.embedded.account import Account
 from hx_gateway.services.embedded.postgres import EmbeddedPostgres
 from hx_gateway.services.embedded.valkey import EmbeddedValkey
 from tests.fixtures.gateway import Gateway
@@ -179,6 +180,19 @@ def test_as_root_a_closed_data_directory_is_left_as_it_is(base: Path) -> None:
         assert query(server, "SELECT 1") == 1
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert not server.base.is_relative_to(closed)
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
+def test_as_root_programs_that_the_account_cannot_reach_are_copied(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hx_gateway.services.embedded.postgres.ROOT_STATE", base / "state" / "embedded")
+    monkeypatch.setattr(Account, "can_reach", lambda _account, path: base in path.parents)
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    try:
+        assert query(server, "SELECT 1") == 1
+        assert server.command()[0].startswith(str(base / "state"))
     finally:
         server.stop()
 

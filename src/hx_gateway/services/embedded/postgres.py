@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -179,22 +180,28 @@ def find_binaries(account: Account) -> Path:
 
 
 def _copied(installation: Path) -> Path:
-    """Return a copy below :data:`ROOT_STATE`, made once for each state of the original."""
-    status = (installation / "bin" / "postgres").stat()
-    mark = hashlib.sha256(f"{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()[:12]
-    target = ROOT_STATE / f"{INSTALLATION}-{mark}"
+    """Return a copy below :data:`ROOT_STATE`, made once for each version, which only root can change.
+
+    The programs look for their libraries beside the package they came in, so both are copied.
+    """
+    package = installation.parent
+    version = importlib.metadata.version(PACKAGE.replace("_", "-"))
+    target = ROOT_STATE / f"{PACKAGE}-{version}"
     if not target.exists():
         _open_root_state()
         draft = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(installation, draft, symlinks=True)
+        shutil.copytree(installation, draft / package.name / installation.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
         for path in (draft, *draft.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process was faster
             draft.rename(target)
         shutil.rmtree(draft, ignore_errors=True)
-    return target
+    return target / package.name / installation.name
 
 
 def _open_root_state() -> None:
