@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".state" / "verify.json"
 PAGE = ROOT / "docs" / "verification.md"
 SEED = 20261124
-EXAMPLES = 5000
+EXAMPLES = 2000
 SOAK_REQUESTS = 200_000
-FAULT_REPEATS = 5
+FAULT_REPEATS = 2
 MEMORY_GROWTH = 1.10
 
 
