@@ -49,7 +49,9 @@ class WireConformance(ABC):
             call, head = await open_call(upstream, request(zoo, mode))
             body = b"".join([chunk async for chunk in call.chunks()])
             assert (head.status, json.loads(body)) == (200, {"request": 1})
-            await zoo.until(lambda: not zoo.open)
+            await asyncio.sleep(0.2)
+        assert zoo.connections == 3
+        assert not zoo.open
 
     async def test_a_second_answer_in_the_same_write_reaches_nobody(self, upstream: Upstream, zoo: Zoo) -> None:
         for _ in range(3):
@@ -189,11 +191,6 @@ class WireConformance(ABC):
         with pytest.raises(UpstreamRefused) as caught:
             await call.head()
         assert url not in str(caught.value)
-
-    async def test_a_name_that_does_not_exist_is_a_refusal(self, upstream: Upstream) -> None:
-        call = upstream.call(UpstreamRequest(method="GET", url="http://nobody.invalid/", headers={}))
-        with pytest.raises(UpstreamRefused):
-            await call.head()
 
     async def test_a_credential_in_a_url_is_neither_sent_nor_told(self, upstream: Upstream, zoo: Zoo) -> None:
         url = f"http://user:sk-secret@127.0.0.1:{zoo.port}/ok/v1/models"

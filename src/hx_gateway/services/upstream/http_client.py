@@ -294,7 +294,8 @@ class HttpCall:
         if payload.at_eof():
             self._finish()
         elif self._timer is not None:
-            self._timer.start(self._request.timeouts.idle)
+            if not payload.is_eof():
+                self._timer.start(self._request.timeouts.idle)
             self._timer.pause()
         return UpstreamHead(
             message.code,

@@ -4,6 +4,7 @@ import ssl
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
 from hx_gateway.services.upstream.base import (
@@ -18,6 +19,8 @@ from hx_gateway.services.upstream.base import (
 )
 from hx_gateway.services.upstream.http_failures import translate
 
+KEY = ConnectionKey("a.example", 443, True, True, None, None, None)
+
 
 def _caused_by(cause: Exception) -> aiohttp.ClientPayloadError:
     error = aiohttp.ClientPayloadError("broken")
@@ -31,6 +34,7 @@ def _caused_by(cause: Exception) -> aiohttp.ClientPayloadError:
         (ConnectionRefusedError("no"), UpstreamPhase.CONNECT, UpstreamRefused),
         (OSError(113, "no route"), UpstreamPhase.CONNECT, UpstreamRefused),
         (aiohttp.ClientConnectionError("closed"), UpstreamPhase.CONNECT, UpstreamRefused),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "no such name")), UpstreamPhase.CONNECT, UpstreamRefused),
         (TimeoutError(), UpstreamPhase.CONNECT, UpstreamTimeout),
         (aiohttp.ConnectionTimeoutError(), UpstreamPhase.CONNECT, UpstreamTimeout),
         (ssl.SSLCertVerificationError("bad"), UpstreamPhase.CONNECT, UpstreamTlsError),
