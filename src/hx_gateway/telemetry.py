@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # The label for a model that is not in the table: what clients make up must not become time series.
@@ -77,6 +77,11 @@ class Metrics:
         merged = CollectorRegistry()
         MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
         return generate_latest(merged)
+
+
+def forget_process(pid: int) -> None:
+    """Drop the gauges of a worker that is gone: what it had in flight is not in flight any more."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def prepare_multiprocess(directory: Path) -> Mapping[str, str]:

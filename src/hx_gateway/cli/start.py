@@ -52,11 +52,13 @@ def read_settings(env_files: tuple[Path, ...] = (), **overrides: object) -> Load
 
 
 def open_installation(loaded: LoadedSettings, environ: Mapping[str, str] = os.environ) -> Installation:
-    """Return settings with their data directory (made, mode 0700) and admin key (made on the first start)."""
+    """Return settings with their data directory (made for us alone) and admin key (made on the first start)."""
     settings = loaded.settings
+    # As root the embedded PostgreSQL runs as another account, which must be able to pass; files are closed anyway.
+    mode = 0o711 if os.geteuid() == 0 else 0o700
     data_dir = (settings.data_dir or default_data_dir(environ)).expanduser().absolute()
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data_dir.mkdir(parents=True, exist_ok=True, mode=mode)
         probe = data_dir / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -16,6 +16,7 @@ from hx_gateway.app import build_app
 from hx_gateway.cli.server import BACKLOG, make_server
 from hx_gateway.log import configure_logging
 from hx_gateway.settings import Settings
+from hx_gateway.telemetry import forget_process
 
 PR_SET_PDEATHSIG = 1
 
@@ -63,6 +64,8 @@ class Supervisor(Multiprocess):
                 continue
             process.kill()
             process.join()
+            if process.pid is not None:
+                forget_process(process.pid)
             if process.exitcode == STARTUP_FAILURE:
                 self.should_exit.set()
                 return

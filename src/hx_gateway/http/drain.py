@@ -6,6 +6,9 @@ import asyncio
 
 from hx_gateway.pipeline.context import Context
 
+# What was told to stop says so to its client and ends.
+STOP_SECONDS = 5.0
+
 
 class Flight:
     """A request and the task that answers it."""
@@ -58,14 +61,10 @@ class Drain:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
-            for flight in tuple(self._flights):
+            left = tuple(self._flights)
+            for flight in left:
                 flight.stop()
-            await asyncio.wait(
-                {flight.task for flight in self._flights} or {asyncio.ensure_future(_nothing())}, timeout=5
-            )
+            if left:
+                await asyncio.wait([flight.task for flight in left], timeout=STOP_SECONDS)
             return False
         return True
-
-
-async def _nothing() -> None:
-    return
