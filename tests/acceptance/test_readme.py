@@ -47,6 +47,16 @@ def test_the_python_example(gateway: Gateway, tmp_path: Path) -> None:
     assert done.stdout.decode() == "HX-OK\nHX-OK"
 
 
+def test_the_smoke_command_finds_the_key_that_the_gateway_keeps(gateway: Gateway, tmp_path: Path) -> None:
+    script = prepared(example("smoke"), gateway, tmp_path).replace(".venv/bin/python", sys.executable).strip()
+    kept = {name: value for name, value in gateway.environ.items() if not name.startswith("HX_")}
+    done = subprocess.run(
+        ["sh", "-c", f"{script} --url {gateway.url}"], cwd=tmp_path, env=kept, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    assert b"0 failed" in done.stdout
+
+
 def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     environ = {**gateway.environ, "HX_ADMIN_KEY": gateway.key}
     return subprocess.run(
