@@ -63,7 +63,12 @@ def test_a_request_through_a_proxy_is_not_one_of_this_machine(gateway: Gateway) 
 
 
 def test_the_log_has_the_events_shown_for_a_request(gateway: Gateway) -> None:
-    answer = gateway.get("/healthz")
-    lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
-    line = next(line for line in lines if line.get("request_id") == answer.header("x-request-id"))
-    assert (line["event"], line["route"], line["ending"]) == ("request", "healthz", "complete")
+    request_id = gateway.get("/healthz").header("x-request-id")
+
+    def logged() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line.get("request_id") == request_id]
+
+    # The line is written once the answer is out.
+    gateway.wait_until(lambda: bool(logged()))
+    assert [(line["event"], line["route"], line["ending"]) for line in logged()] == [("request", "healthz", "complete")]

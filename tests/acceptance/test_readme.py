@@ -48,7 +48,11 @@ def test_the_python_example(gateway: Gateway, tmp_path: Path) -> None:
 
 
 def test_the_smoke_command_finds_the_key_that_the_gateway_keeps(gateway: Gateway, tmp_path: Path) -> None:
-    script = prepared(example("smoke"), gateway, tmp_path).replace(".venv/bin/python", sys.executable).strip()
+    script = (
+        prepared(example("smoke"), gateway, tmp_path)
+        .replace(".venv/bin/hx-gateway", f"{sys.executable} -m hx_gateway")
+        .strip()
+    )
     kept = {name: value for name, value in gateway.environ.items() if not name.startswith("HX_")}
     done = subprocess.run(
         ["sh", "-c", f"{script} --url {gateway.url}"], cwd=tmp_path, env=kept, capture_output=True, check=False
