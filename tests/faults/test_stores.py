@@ -135,7 +135,8 @@ async def test_a_full_pool_refuses_instead_of_waiting(servers: Servers) -> None:
         with pytest.raises(DependencyError) as caught:
             async with service.acquire():
                 pass
-        assert caught.value.kind is FailureKind.TIMEOUT
+        assert caught.value.kind is FailureKind.OVERLOADED
+        assert service.sample.healthy
 
 
 GUARDED = ("/v1/keys", "/v1/api_keys/1", "/v1/teams", "/v1/users/x", "/v1/tenants")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -55,21 +56,17 @@ def classify(error: BaseException) -> Failure:
         case asyncpg.PostgresError():
             return _by_sqlstate(error)
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
-            return Failure(FailureKind.LOST)
+            return _by_message(error)
         case redis.exceptions.RedisError():
             return _by_redis(error)
         case TimeoutError() | asyncio.TimeoutError():
             return Failure(FailureKind.TIMEOUT)
-        case ConnectionRefusedError():
-            return Failure(FailureKind.REFUSED)
-        case ConnectionError() | EOFError():
-            return Failure(FailureKind.LOST)
         case OSError():
-            return _by_errno(error)
-        case aiohttp.ClientConnectorError():
-            return Failure(FailureKind.REFUSED)
-        case aiohttp.ClientError():
+            return _by_os(error)
+        case EOFError():
             return Failure(FailureKind.LOST)
+        case aiohttp.ClientError():
+            return _by_aiohttp(error)
         case _:
             return UNKNOWN
 
@@ -89,6 +86,14 @@ def _by_sqlstate(error: asyncpg.PostgresError) -> Failure:
     return UNKNOWN
 
 
+def _by_message(error: Exception) -> Failure:
+    """Tell a connection that was closed under us from a driver that is used wrongly: the class is the same."""
+    text = _text(error)
+    if "clos" in text or "released" in text:
+        return Failure(FailureKind.LOST)
+    return Failure(FailureKind.PROTOCOL, retryable=False)
+
+
 def _by_redis(error: redis.exceptions.RedisError) -> Failure:
     match error:
         case redis.exceptions.AuthenticationError() | redis.exceptions.AuthorizationError():
@@ -104,15 +109,41 @@ def _by_redis(error: redis.exceptions.RedisError) -> Failure:
         case redis.exceptions.BusyLoadingError():
             return Failure(FailureKind.REFUSED)
         case redis.exceptions.ConnectionError():
-            cause = error.__cause__ or error.__context__
-            return Failure(FailureKind.REFUSED if isinstance(cause, OSError) else FailureKind.LOST)
+            return _by_redis_connection(error)
+        case redis.exceptions.ResponseError() if _text(error).startswith("MISCONF"):
+            # Writes are refused because the last snapshot could not be written.
+            return Failure(FailureKind.FULL)
         case redis.exceptions.ResponseError():
             return Failure(FailureKind.PROTOCOL)
         case _:
             return UNKNOWN
 
 
-def _by_errno(error: OSError) -> Failure:
+def _by_redis_connection(error: redis.exceptions.ConnectionError) -> Failure:
+    """redis-py wraps everything of a connection in one class: what was behind it tells more."""
+    if "max number of clients" in _text(error) or isinstance(error.__cause__, TimeoutError):
+        # The second is its pool's, when no connection came free in time.
+        return Failure(FailureKind.OVERLOADED)
+    behind = error.__cause__ or error.__context__
+    return classify(behind) if isinstance(behind, OSError) else Failure(FailureKind.LOST)
+
+
+def _by_aiohttp(error: aiohttp.ClientError) -> Failure:
+    match error:
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
+            return Failure(FailureKind.LOST)
+        case aiohttp.InvalidURL():
+            return Failure(FailureKind.PROTOCOL, retryable=False)
+        case _:
+            return Failure(FailureKind.PROTOCOL)
+
+
+def _by_os(error: OSError) -> Failure:
+    if isinstance(error, ConnectionRefusedError | socket.gaierror | aiohttp.ClientConnectorDNSError):
+        return Failure(FailureKind.REFUSED)
+    if "rejected SSL upgrade" in _text(error):
+        # asyncpg's words for a server without TLS where ``sslmode`` asks for it.
+        return Failure(FailureKind.TLS, retryable=False)
     if error.errno in _REFUSED:
         return Failure(FailureKind.REFUSED)
     if error.errno in _OVERLOADED:
@@ -122,3 +153,8 @@ def _by_errno(error: OSError) -> Failure:
     if error.errno == errno.ETIMEDOUT:
         return Failure(FailureKind.TIMEOUT)
     return Failure(FailureKind.LOST)
+
+
+def _text(error: BaseException) -> str:
+    """Return what ``error`` was made with; ``str`` of some drivers' errors raises when they were made with nothing."""
+    return " ".join(map(str, error.args))

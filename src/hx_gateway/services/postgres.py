@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import asyncpg
 
-from hx_gateway.services.base import DependencyError, FailureKind, HealthSample, PoolFigures
+from hx_gateway.services.base import DependencyError, FailureKind, PoolFigures
 from hx_gateway.services.dsn import postgres_dsn
 from hx_gateway.services.failures import classify, dependency_error
 from hx_gateway.services.health import HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS
 from hx_gateway.services.watched import WatchedService
 
 ACQUIRE_SECONDS = 0.25
+RELEASE_SECONDS = 1.0
 COMMAND_SECONDS = 10.0
 HEALTH_QUERY = "SELECT 1"
+_DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+    TimeoutError,
+)
 # After these the connection is not used again: it is gone, or belongs to a server that was demoted.
 _POISONED = frozenset(
     {
@@ -28,12 +36,19 @@ _POISONED = frozenset(
         FailureKind.OVERLOADED,
     }
 )
-# These say that nobody can work with the server as it is: all its connections go.
-_TELLING = frozenset({FailureKind.LOST, FailureKind.REFUSED, FailureKind.READ_ONLY})
+# These are the server's state and not the statement's fault: the caller gets them as ``DependencyError``.
+_TRANSLATED = _POISONED | {FailureKind.FULL}
+# These say that the server itself is gone. One that is full, read-only or busy still answers others.
+_TELLING = frozenset({FailureKind.LOST, FailureKind.REFUSED})
 
 
 class PostgresService(WatchedService):
-    """One database. ``url`` in any form that :func:`~hx_gateway.services.dsn.postgres_dsn` accepts (``DsnError``)."""
+    """One database. ``url`` in any form that :func:`~hx_gateway.services.dsn.postgres_dsn` accepts (``DsnError``).
+
+    The pool is there while the database is: the watch builds it before it calls the database healthy, expires its
+    connections after a hang, and throws it away when the database ends them or cannot be reached. Beside the pool's
+    ``max_size`` connections the watch holds one.
+    """
 
     key: ClassVar[str] = "postgres"
     display_name: ClassVar[str] = "PostgreSQL"
@@ -46,6 +61,7 @@ class PostgresService(WatchedService):
         max_size: int = 5,
         connect_timeout: float = 3.0,
         health_timeout: float = 3.0,
+        acquire_timeout: float = ACQUIRE_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT_SECONDS,
     ) -> None:
@@ -53,16 +69,15 @@ class PostgresService(WatchedService):
         self._min_size = min_size
         self._max_size = max_size
         self._connect_timeout = connect_timeout
+        self._acquire_timeout = acquire_timeout
         self._pool: asyncpg.Pool[Any] | None = None
-        self._opening = asyncio.Lock()
         super().__init__(
-            _PostgresLink(self._dsn, connect_timeout),
+            _PostgresLink(self._dsn, connect_timeout, reached=self._renew_pool, unreachable=self._terminate_pool),
             connect_timeout=connect_timeout,
             health_timeout=health_timeout,
             heartbeat=heartbeat,
             heartbeat_timeout=heartbeat_timeout,
         )
-        self.on_change(self._discard_pool)
 
     @property
     def pool(self) -> PoolFigures:
@@ -77,67 +92,60 @@ class PostgresService(WatchedService):
     async def acquire(self) -> AsyncIterator[Any]:
         """Lend a connection. Raises ``DependencyError`` at once while the database is known to be away.
 
-        A connection whose command was cancelled, or failed in a way that makes it useless, is closed.
+        ``out_of_connections`` means that the pool's were all in use for ``acquire_timeout``. Errors of the server's
+        state become ``DependencyError``; a statement's own stay asyncpg's. A connection whose command was cancelled,
+        or failed in a way that makes it useless, is closed.
         """
-        if not self.sample.healthy:
+        pool = self._pool
+        if pool is None or not self.sample.healthy:
             raise DependencyError(self.display_name, self.sample.failure or FailureKind.REFUSED)
-        connection = await self._lend()
-        spoilt = True
+        connection = await self._lend(pool)
+        spoilt = False
         try:
             yield connection
-            spoilt = False
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            failure = classify(error)
-            spoilt = failure.kind in _POISONED
-            if not spoilt:
-                raise
-            if failure.kind in _TELLING:
-                self.report_failure(failure.kind)
-            raise dependency_error(self.display_name, error) from error
-        finally:
-            # The pool may have been discarded meanwhile, and its connections with it.
-            with suppress(asyncpg.InterfaceError):
-                if spoilt:
-                    connection.terminate()
-                if self._pool is not None:
-                    await self._pool.release(connection)
-
-    async def _lend(self) -> Any:
-        try:
-            pool = await self._open_pool()
-            return await pool.acquire(timeout=ACQUIRE_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            if not isinstance(error, TimeoutError):
-                self.report_failure(classify(error).kind)
-            raise dependency_error(self.display_name, error) from error
-
-    async def _open_pool(self) -> asyncpg.Pool[Any]:
-        async with self._opening:
-            if self._pool is None:
-                self._pool = await asyncpg.create_pool(
-                    self._dsn,
-                    min_size=self._min_size,
-                    max_size=self._max_size,
-                    timeout=self._connect_timeout,
-                    command_timeout=COMMAND_SECONDS,
-                )
-            return self._pool
-
-    async def _probe(self) -> None:
-        pool = await self._open_pool()
-        connection = await pool.acquire(timeout=self._health_timeout)
-        try:
-            await connection.fetchval(HEALTH_QUERY)
-        except BaseException:
-            connection.terminate()
+        except asyncio.CancelledError:
+            spoilt = True
             raise
+        except _DRIVER_ERRORS as error:
+            kind = classify(error).kind
+            spoilt = kind in _POISONED
+            if kind not in _TRANSLATED:
+                raise
+            await self._heed(pool, kind)
+            raise dependency_error(self.display_name, error) from error
         finally:
-            await pool.release(connection)
+            await _give_back(pool, connection, spoilt=spoilt)
 
-    def _discard_pool(self, sample: HealthSample) -> None:
-        """Throw the connections of a lost server away: those of the hung time must not come back."""
-        if not sample.healthy:
-            self._terminate_pool()
+    async def _lend(self, pool: asyncpg.Pool[Any]) -> Any:
+        try:
+            return await pool.acquire(timeout=self._acquire_timeout)
+        except (*_DRIVER_ERRORS, OSError) as error:
+            kind = classify(error).kind
+            if kind is FailureKind.TIMEOUT and pool.get_size() >= self._max_size:
+                raise DependencyError(self.display_name, FailureKind.OVERLOADED) from error
+            await self._heed(pool, kind)
+            raise dependency_error(self.display_name, error) from error
+
+    async def _heed(self, pool: asyncpg.Pool[Any], kind: FailureKind) -> None:
+        """Draw from a failure what it says about the other connections."""
+        if kind in _TELLING:
+            self.report_failure(kind)
+        if kind is FailureKind.READ_ONLY:
+            # A primary that was demoted keeps its connections: new ones find the new primary.
+            await pool.expire_connections()
+
+    async def _renew_pool(self) -> None:
+        """Build the pool, or expire the connections of one that lived through a loss."""
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=self._min_size,
+                max_size=self._max_size,
+                timeout=self._connect_timeout,
+                command_timeout=COMMAND_SECONDS,
+            )
+        else:
+            await self._pool.expire_connections()
 
     async def _close_pool(self) -> None:
         pool, self._pool = self._pool, None
@@ -154,24 +162,49 @@ class PostgresService(WatchedService):
             pool.terminate()
 
 
+async def _give_back(pool: asyncpg.Pool[Any], connection: Any, *, spoilt: bool) -> None:
+    # What was asked for is done by now, whatever happens to the connection: asyncpg closes one it cannot reset.
+    with suppress(*_DRIVER_ERRORS):
+        if spoilt:
+            connection.terminate()
+        await pool.release(connection, timeout=RELEASE_SECONDS)
+
+
 class _PostgresLink:
     """A connection of its own, so that its end is noticed while nobody uses the pool."""
 
-    def __init__(self, dsn: str, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        connect_timeout: float,
+        *,
+        reached: Callable[[], Awaitable[None]],
+        unreachable: Callable[[], None],
+    ) -> None:
         self.lost = asyncio.Event()
         self._dsn = dsn
         self._connect_timeout = connect_timeout
+        self._reached = reached
+        self._unreachable = unreachable
         self._connection: Any = None
 
     async def open(self) -> None:
-        self._connection = await asyncpg.connect(self._dsn, timeout=self._connect_timeout)
-        self._connection.add_termination_listener(self._ended)
-        await self.beat()
+        try:
+            self._connection = await asyncpg.connect(self._dsn, timeout=self._connect_timeout)
+            self._connection.add_termination_listener(self._ended)
+            await self.beat()
+            await self._reached()
+        except BaseException:
+            self._unreachable()
+            raise
 
     async def beat(self) -> None:
         await self._connection.execute(HEALTH_QUERY)
 
     async def drop(self) -> None:
+        if self.lost.is_set():
+            # The server ended it, and with it the others. Left alone, the pool would try to restore them meanwhile.
+            self._unreachable()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.remove_termination_listener(self._ended)

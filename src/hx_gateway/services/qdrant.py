@@ -36,9 +36,6 @@ class QdrantService(WatchedService):
             heartbeat_timeout=heartbeat_timeout,
         )
 
-    async def _probe(self) -> None:
-        await self._link.ask()
-
     async def _close_pool(self) -> None:
         await self._link.close()
 

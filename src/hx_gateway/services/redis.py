@@ -17,6 +17,8 @@ from hx_gateway.services.health import HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECO
 from hx_gateway.services.watched import WatchedService
 
 COMMAND_SECONDS = 3.0
+# How long a command waits for one of the connections when all are in use.
+WAIT_SECONDS = 0.25
 # How often the held connection is looked at; it costs a microsecond.
 LOOK_SECONDS = 0.1
 
@@ -37,10 +39,10 @@ class RedisService(WatchedService):
         heartbeat: float = HEARTBEAT_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT_SECONDS,
     ) -> None:
-        self._max_connections = max_connections
-        self._client: redis.asyncio.Redis = _client(redis_dsn(url), connect_timeout, max_connections)
-        # The held connection must not be one of those that work.
-        self._held: redis.asyncio.Redis = _client(url, connect_timeout, 1)
+        # One is the watch's own: it must not be one of those that work. Fewer than two cannot be.
+        self._max_connections = max(max_connections, 2)
+        self._client = _client(redis_dsn(url), connect_timeout, self._max_connections - 1)
+        self._held = _client(url, connect_timeout, 1)
         super().__init__(
             _RedisLink(self._held),
             connect_timeout=connect_timeout,
@@ -51,18 +53,20 @@ class RedisService(WatchedService):
 
     @property
     def client(self) -> redis.asyncio.Redis:
-        """The client, with text answers. Its errors are redis-py's; ``failures.classify`` translates them."""
+        """The client, with text answers. Its errors are redis-py's; ``failures.classify`` translates them.
+
+        A command waits up to :data:`WAIT_SECONDS` for a connection. One that is cancelled closes its connection, so
+        that nobody reads somebody else's answer.
+        """
         return self._client
 
     @property
     def pool(self) -> PoolFigures:
-        """Figures of the pool."""
+        """Figures of the connections, the watch's own among them."""
         pool: Any = self._client.connection_pool
         idle, used = len(pool._available_connections), len(pool._in_use_connections)  # noqa: SLF001
+        used += 1 if self.sample.healthy else 0
         return PoolFigures(size=idle + used, checked_in=idle, checked_out=used, maximum=self._max_connections)
-
-    async def _probe(self) -> None:
-        await self._client.ping()
 
     async def _close_pool(self) -> None:
         for client in (self._client, self._held):
@@ -74,14 +78,16 @@ class RedisService(WatchedService):
 
 
 def _client(url: str, connect_timeout: float, max_connections: int) -> redis.asyncio.Redis:
-    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         decode_responses=True,
         max_connections=max_connections,
+        timeout=WAIT_SECONDS,
         socket_connect_timeout=connect_timeout,
         socket_timeout=COMMAND_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
+    client: redis.asyncio.Redis = redis.asyncio.Redis.from_pool(pool)
     return client
 
 

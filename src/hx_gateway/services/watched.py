@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar, Self
 
 from hx_gateway.services.base import FailureKind, HealthSample, PoolFigures
-from hx_gateway.services.failures import classify
 from hx_gateway.services.health import Link, Watch
 
 CLOSE_SECONDS = 2.0
@@ -56,17 +54,12 @@ class WatchedService(ABC):
         await self._watch.start()
 
     async def healthy(self) -> bool:
-        """Probe now. Never raises, never takes longer than the time-out."""
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self._health_timeout):
-                await self._probe()
-        except Exception as error:  # noqa: BLE001 - the answer is a boolean, whatever the driver raises
-            self._watch.report_failure(classify(error).kind)
-            return False
-        now = time.monotonic()
-        self._watch.mark(HealthSample(healthy=True, checked_at=now, latency_seconds=now - began))
-        return True
+        """Probe now, together with whoever else asks. Never raises, never takes longer than the time-out.
+
+        It asks on the watch's connection: a pool whose connections all work is not a store that is away. Starts the
+        watch if ``connect`` did not; false once closed.
+        """
+        return await self._watch.probe(self._health_timeout)
 
     async def close(self) -> None:
         """Close everything, within :data:`CLOSE_SECONDS`."""
@@ -93,10 +86,6 @@ class WatchedService(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    @abstractmethod
-    async def _probe(self) -> None:
-        """Ask the store whether it works. Raises whatever the driver does."""
 
     @abstractmethod
     async def _close_pool(self) -> None: ...
