@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from hx_gateway.services.embedded.account import Account
+from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.embedded.postgres import EmbeddedPostgres
 from hx_gateway.services.embedded.valkey import EmbeddedValkey
 from tests.fixtures.gateway import Gateway
@@ -87,6 +88,7 @@ def test_a_server_that_is_killed_is_started_again_with_its_data(base: Path) -> N
     os.kill(child_pid(server), signal.SIGKILL)
     wait_for(lambda: server._child is not None and server._child.poll() is not None)
     server.check()
+    wait_for(server.is_ready)
     assert query(server, "SELECT answer FROM kept") == 42
     server.stop()
 
@@ -170,18 +172,135 @@ def test_an_interrupted_first_start_leaves_nothing_in_the_way(base: Path) -> Non
     server.stop()
 
 
+def test_a_restart_keeps_nobody_waiting(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    try:
+        os.kill(child_pid(server), signal.SIGKILL)
+        wait_for(lambda: server._child is not None and server._child.poll() is not None)
+        monkeypatch.setattr(EmbeddedPostgres, "is_ready", lambda _server: False)  # a recovery that takes for ever
+        began = time.monotonic()
+        server.check()
+        server.check()
+        assert time.monotonic() - began < 10
+        assert server._child is not None
+    finally:
+        server.stop()
+
+
+def test_a_server_that_always_ends_is_started_less_and_less_often(base: Path) -> None:
+    said: list[str] = []
+    server = EmbeddedValkey(base / "valkey", notify=said.append)
+    server.start()
+    try:
+        ends = time.monotonic() + 1.0
+        while time.monotonic() < ends:
+            if server._child is not None and server._child.poll() is None:
+                server._child.kill()
+                server._child.wait()
+            server.check()
+        assert said == ["The embedded Valkey ended and is started again."]
+    finally:
+        server.stop()
+
+
+def test_lost_passwords_are_made_anew_and_the_data_stays(base: Path) -> None:
+    said: list[str] = []
+    server = EmbeddedPostgres(base / "postgres", notify=said.append)
+    server.start()
+    query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    before = server.url
+    server.stop()
+    (server.base / "credentials.json").write_text("")
+    server.start()
+    try:
+        assert server.url != before
+        assert query(server, "SELECT answer FROM kept") == 42
+        assert query(server, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+        assert "lost" in said[-1]
+    finally:
+        server.stop()
+
+
+def test_a_server_without_owner_ends_before_the_next_one_starts(base: Path) -> None:
+    folder = base / "postgres"
+    owner = start_owner(folder)
+    assert owner.stdout is not None
+    assert owner.stdout.readline().strip() == b"owner"
+    watcher = EmbeddedPostgres(folder, notify=silent)
+    query(watcher, "CREATE TABLE kept AS SELECT 42 AS answer")
+    end(owner)
+    watcher.start()
+    try:
+        assert watcher.role == "owner"
+        assert query(watcher, "SELECT answer FROM kept") == 42
+    finally:
+        watcher.stop()
+
+
+@pytest.fixture
+def root_state(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what root makes for other accounts inside the test's folder."""
+    state = base / "root-state"
+    monkeypatch.setattr("hx_gateway.services.embedded.postgres.ROOT_STATE", state)
+    return state
+
+
+@pytest.fixture
+def strict_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-def test_as_root_a_closed_data_directory_is_left_as_it_is(base: Path) -> None:
+@pytest.mark.usefixtures("strict_umask")
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_as_root_a_closed_data_directory_is_left_as_it_is(base: Path, root_state: Path, through_a_link: bool) -> None:
     closed = base / "closed"
-    closed.mkdir(mode=0o700)
-    server = EmbeddedPostgres(closed / "data" / "postgres", notify=silent)
+    (closed / "data").mkdir(parents=True)
+    (base / "link").symlink_to(closed / "data")
+    directory = (base / "link" if through_a_link else closed / "data") / "postgres"
+    server = EmbeddedPostgres(directory, notify=silent)
     server.start()
     try:
         assert query(server, "SELECT 1") == 1
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
-        assert not server.base.is_relative_to(closed)
+        assert server.base.is_relative_to(root_state)
+        assert stat.S_IMODE(root_state.stat().st_mode) & 0o066 == 0
     finally:
         server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
+@pytest.mark.usefixtures("strict_umask")
+def test_as_root_a_strict_umask_is_no_obstacle(base: Path) -> None:
+    server = EmbeddedPostgres(base / "new" / "postgres", notify=silent)
+    server.start()
+    try:
+        assert query(server, "SELECT 1") == 1
+        assert server.base == base / "new" / "postgres"
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
+def test_as_root_folders_that_exist_keep_their_mode_and_the_remedy_is_told(base: Path, root_state: Path) -> None:
+    closed = base / "closed"
+    for folder in (closed, root_state):
+        folder.mkdir(mode=0o700)
+    with pytest.raises(EmbeddedError, match=r"chmod o\+x"):
+        EmbeddedPostgres(closed / "postgres", notify=silent)
+    assert stat.S_IMODE(root_state.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
+def test_as_root_a_state_folder_that_others_may_write_is_not_trusted(base: Path, root_state: Path) -> None:
+    (base / "closed").mkdir(mode=0o700)
+    root_state.mkdir()
+    root_state.chmod(0o777)
+    with pytest.raises(EmbeddedError, match="only root can write"):
+        EmbeddedPostgres(base / "closed" / "postgres", notify=silent)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
@@ -204,14 +323,36 @@ def test_an_ordinary_user_starts_it_too(base: Path) -> None:
     os.chown(home, 65534, 65534)
     script = OWNER.replace("while True:", "server.stop(); sys.exit(0)\nwhile True:")
     environ = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"], "HOME": str(home)}
-    command = [sys.executable, "-c", script, str(home / "postgres")]
-    try:
-        done = subprocess.run(
-            command, user=65534, group=65534, extra_groups=[], capture_output=True, check=False, cwd="/", env=environ
-        )
-    except PermissionError:
-        pytest.skip("another account cannot reach this Python")
+    done = run_as_nobody(["-c", script, str(home / "postgres")], environ)
     assert done.stdout.strip() == b"owner", done.stderr.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_user_without_an_entry_in_the_password_file_is_told_so(base: Path) -> None:
+    environ = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]}
+    done = run_as_nobody(["-c", OWNER, str(base / "postgres")], environ, uid=54321)
+    assert b"user id 54321 has no entry in the password file" in done.stderr
+
+
+def run_as_nobody(
+    arguments: list[str], environ: dict[str, str], uid: int = 65534
+) -> subprocess.CompletedProcess[bytes]:
+    """Run Python as another account: this one, or the system's where this one is in a closed folder."""
+    for python in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
+        try:
+            return subprocess.run(
+                [python, *arguments],
+                user=uid,
+                group=65534,
+                extra_groups=[],
+                capture_output=True,
+                check=False,
+                cwd="/",
+                env=environ,
+            )
+        except (PermissionError, FileNotFoundError):
+            continue
+    pytest.skip("another account cannot reach any Python")
 
 
 def test_valkey_answers_and_is_started_again(base: Path) -> None:
@@ -222,7 +363,7 @@ def test_valkey_answers_and_is_started_again(base: Path) -> None:
     server._child.kill()
     server._child.wait()
     server.check()
-    assert server.is_ready()
+    wait_for(server.is_ready)
     server.stop()
     assert not server.is_ready()
 

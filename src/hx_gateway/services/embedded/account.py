@@ -35,7 +35,7 @@ class Account:
         """Return whether every folder above ``path`` lets this account through."""
         if not self.dropped:
             return True
-        return all(self._may_enter(parent) for parent in path.absolute().parents)
+        return all(self._may_enter(parent) for parent in path.resolve().parents)
 
     def _may_enter(self, folder: Path) -> bool:
         status = folder.stat()

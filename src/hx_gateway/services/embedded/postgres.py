@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import signal
-import time
+import stat
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
@@ -19,10 +19,9 @@ from urllib.parse import quote
 from hx_gateway.services.embedded.account import Account, server_account
 from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.embedded.process import (
-    POLL_SECONDS,
-    STOP_SECONDS,
     Notify,
     OwnedServer,
+    make_folder,
     private_folder,
     run_as,
     socket_folder,
@@ -35,8 +34,9 @@ SOCKET = f".s.PGSQL.{PORT}"
 DATABASE = "hx_gateway"
 USER = "hx_gateway"
 SUPERUSER = "hx_owner"
-# Where root puts what another account must reach when the data directory is closed to it.
-ROOT_STATE = Path("/var/lib/hx-gateway/embedded")
+# Where root puts what another account must reach when the data directory is closed to it. Not inside
+# /var/lib/hx-gateway, which may be such a closed data directory itself.
+ROOT_STATE = Path("/var/lib/hx-gateway-embedded")
 _READY_LINE = 7
 
 
@@ -57,32 +57,40 @@ class EmbeddedPostgres(OwnedServer):
         self._cluster = self.base / "cluster"
         self._credentials = self.base / "credentials.json"
         self._binaries: Path | None = None
+        self._told: int | None = None
 
     @property
     def url(self) -> str:
-        """The URL of our database for our role; there once the server was started."""
-        password = json.loads(self._credentials.read_text())["password"]
+        """The URL of our database for our role. Raises :class:`EmbeddedError` before the first start."""
+        password = self._read_passwords()["password"]
         folder = quote(str(self._socket_folder()), safe="/")
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={folder}&port={PORT}"
 
     def is_ready(self) -> bool:
         """Return whether ``postmaster.pid`` says so of a live server (its eighth line)."""
+        pid_file = self._cluster / "postmaster.pid"
         try:
-            lines = (self._cluster / "postmaster.pid").read_text().splitlines()
+            lines = pid_file.read_text().splitlines()
         except OSError:
             return False
         if len(lines) <= _READY_LINE or lines[_READY_LINE].strip() != "ready":
             return False
+        pid = _first_line(pid_file)
         if self._child is not None:
-            return int(lines[0]) == self._child.pid
-        return _is_server(int(lines[0]), self._cluster)
+            return pid == self._child.pid
+        return pid is not None and _is_server(pid, self._cluster)
 
-    def prepare(self) -> None:
-        """Create the cluster on the first start; wait for or clear away what a dead owner left."""
+    def prepare(self) -> bool:
+        """Create the cluster on the first start; end and clear away what a dead owner left."""
         binaries = self._find_binaries()
         if not self._cluster.exists():
             self._create(binaries)
-        self._clear_leftover()
+        if not self._clear_leftover():
+            return False
+        if not self._has_passwords():
+            self._notify("The passwords of the embedded PostgreSQL are lost and made anew.")
+            self._set_passwords(binaries, self._cluster, "ALTER")
+        return True
 
     def command(self) -> list[str]:
         """Return the server's command line; settings are given here, no file is edited."""
@@ -110,22 +118,51 @@ class EmbeddedPostgres(OwnedServer):
 
     def _create(self, binaries: Path) -> None:
         """Make the cluster beside its place and move it there: a start that is interrupted leaves none."""
-        self._notify("Creating the embedded PostgreSQL cluster (once, a few seconds) ...")
+        self._notify(f"Creating the embedded PostgreSQL cluster in {self._cluster} (once, a few seconds) ...")
         draft = self.base / "cluster.init"
         shutil.rmtree(draft, ignore_errors=True)
         private_folder(draft, self._account)
-        passwords = {"password": secrets.token_urlsafe(24), "superuser_password": secrets.token_urlsafe(24)}
         password_file = self.base / "superuser.password"
-        _write_private(password_file, passwords["superuser_password"], self._account)
+        _write_private(password_file, secrets.token_urlsafe(24), self._account)
         try:
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             access = ["-U", SUPERUSER, "--auth=scram-sha-256", f"--pwfile={password_file}"]
             self._run([str(binaries / "initdb"), "-D", str(draft), *access, "-E", "UTF8", *locale])
         finally:
             password_file.unlink(missing_ok=True)
-        self._run([str(binaries / "postgres"), "--single", "-D", str(draft), "postgres"], _bootstrap_sql(passwords))
-        _write_private(self._credentials, json.dumps(passwords), None)
+        self._set_passwords(binaries, draft, "CREATE", f"CREATE DATABASE {DATABASE} OWNER {USER}")
         draft.rename(self._cluster)
+        _sync_folder(self.base)
+
+    def _set_passwords(self, binaries: Path, cluster: Path, verb: str, *more: str) -> None:
+        """``CREATE`` or ``ALTER`` our role, which may nothing special, with new passwords; they are safe on disk."""
+        passwords = {"password": secrets.token_urlsafe(24), "superuser_password": secrets.token_urlsafe(24)}
+        statements = (
+            f"{verb} ROLE {USER} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{passwords['password']}'",
+            f"ALTER ROLE {SUPERUSER} PASSWORD '{passwords['superuser_password']}'",
+            *more,
+        )
+        # Single-user mode reads one statement a line. The encryption is given here as it is to the server.
+        single = [str(binaries / "postgres"), "--single", "-c", "password_encryption=scram-sha-256"]
+        self._run([*single, "-D", str(cluster), "postgres"], "".join(f"{line}\n" for line in statements))
+        _write_private(self._credentials, json.dumps(passwords), None)
+        _sync_folder(self.base)
+
+    def _read_passwords(self) -> dict[str, str]:
+        try:
+            passwords = json.loads(self._credentials.read_bytes())
+            return {name: str(passwords[name]) for name in ("password", "superuser_password")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EmbeddedError(
+                f"cannot read {str(self._credentials)!r}: start the gateway, which makes it."
+            ) from error
+
+    def _has_passwords(self) -> bool:
+        try:
+            self._read_passwords()
+        except EmbeddedError:
+            return False
+        return True
 
     def _run(self, command: list[str], script: str | None = None) -> None:
         """Run a program to its end. The script travels by pipe: a password must not stand in a list of processes."""
@@ -143,21 +180,21 @@ class EmbeddedPostgres(OwnedServer):
             raise EmbeddedError(f"{Path(command[0]).name} failed: {tail[0]} (see {log_path}). Or set PG_URL.")
         log_path.unlink()
 
-    def _clear_leftover(self) -> None:
-        """Wait for a server whose owner died to end, and remove a pid file that names somebody else's process."""
+    def _clear_leftover(self) -> bool:
+        """Return whether nobody works in the cluster; remove a pid file that names somebody else's process.
+
+        A server whose owner died is told to end by the kernel, and by us where there is no such thing.
+        """
         pid_file = self._cluster / "postmaster.pid"
-        deadline = time.monotonic() + STOP_SECONDS
-        asked = False
-        while (pid := _first_line(pid_file)) is not None and _is_server(pid, self._cluster):
-            if not asked and time.monotonic() > deadline - STOP_SECONDS * 0.9:
-                # It should have been told by the kernel; where there is no such thing, we tell it.
+        pid = _first_line(pid_file)
+        if pid is not None and _is_server(pid, self._cluster):
+            if pid != self._told:
+                self._told = pid
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGINT)
-                asked = True
-            if time.monotonic() > deadline:
-                raise EmbeddedError(f"a PostgreSQL without owner (pid {pid}) does not end: stop it.")
-            time.sleep(POLL_SECONDS)
+                    os.kill(pid, self.stop_signal)
+            return False
         pid_file.unlink(missing_ok=True)
+        return True
 
 
 def find_installation() -> Path:
@@ -205,30 +242,32 @@ def _copied(installation: Path) -> Path:
 
 
 def _open_root_state() -> None:
-    ROOT_STATE.mkdir(parents=True, exist_ok=True)
-    for folder in (ROOT_STATE.parent, ROOT_STATE):
-        folder.chmod(folder.stat().st_mode | 0o011)
+    """Make :data:`ROOT_STATE`, or see that it is root's own and others may pass. Raises :class:`EmbeddedError`."""
+    try:
+        make_folder(ROOT_STATE, 0o711)
+    except OSError as error:
+        raise EmbeddedError(
+            f"the server's account cannot enter the data directory, and {str(ROOT_STATE)!r} cannot be made "
+            f"({error.strerror}): set HX_DATA_DIR to a folder that others may enter, or set PG_URL."
+        ) from error
+    status = ROOT_STATE.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise EmbeddedError(f"{str(ROOT_STATE)!r} is not a folder that only root can write to: remove it.")
 
 
 def reachable(directory: Path, account: Account) -> Path:
     """Return ``directory`` if ``account`` can reach what lies in it, else a folder of root's for it."""
-    directory = directory.absolute()
+    directory = directory.resolve()
     existing = next(path for path in (directory, *directory.parents) if path.exists())
-    inside = existing / "cluster"
-    if account.can_reach(inside):
-        if account.dropped:
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if account.can_reach(existing / "cluster"):
         return directory
     _open_root_state()
+    if not account.can_reach(ROOT_STATE / "cluster"):
+        raise EmbeddedError(
+            f"the server's account can enter neither {str(directory)!r} nor {str(ROOT_STATE)!r}: let others pass "
+            "through one of them (chmod o+x), or set PG_URL."
+        )
     return ROOT_STATE / hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-
-
-def _bootstrap_sql(passwords: dict[str, str]) -> str:
-    """Return the statements of single-user mode, one a line: our role, which may nothing special, and its database."""
-    return (
-        f"CREATE ROLE {USER} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{passwords['password']}'\n"
-        f"CREATE DATABASE {DATABASE} OWNER {USER}\n"
-    )
 
 
 def _write_private(path: Path, text: str, account: Account | None) -> None:
@@ -236,8 +275,18 @@ def _write_private(path: Path, text: str, account: Account | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(descriptor)
     if account is not None:
         account.own(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _first_line(pid_file: Path) -> int | None:

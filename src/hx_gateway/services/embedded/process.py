@@ -25,6 +25,8 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.01
 MAX_BACKOFF_SECONDS = 30.0
+# A server that ran this long before it ended is no crash loop.
+STABLE_SECONDS = 60.0
 MAX_LOG_BYTES = 10 * 1024 * 1024
 # sun_path is 108 bytes on Linux and 104 on macOS.
 MAX_SOCKET_PATH = 100
@@ -51,11 +53,12 @@ class OwnedServer(ABC):
         self._lock: int | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._failures = 0
+        self._started_at = 0.0
         self._not_before = 0.0
 
     def start(self) -> None:
         """Start the server, or use the one that another process runs. Raises :class:`EmbeddedError`."""
-        self.base.mkdir(parents=True, exist_ok=True)
+        make_folder(self.base, 0o711 if self._account.dropped else 0o700)
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self._take_lock():
@@ -68,14 +71,17 @@ class OwnedServer(ABC):
         raise EmbeddedError(f"another process holds {str(self.base)!r} and its {self.title} does not answer: stop it.")
 
     def check(self) -> None:
-        """Restart what died, with growing pauses; take over from an owner that is gone."""
+        """Restart what died, with growing pauses; take over from an owner that is gone.
+
+        Does not wait for the server to be ready, which may take long after a crash: this is called where others are
+        served.
+        """
         if self.role == "stopped" or time.monotonic() < self._not_before:
             return
-        if self.role == "attached":
-            if self._take_lock():
-                self._recover()
-        elif self._child is not None and self._child.poll() is not None:
-            self._recover()
+        if self.role == "attached" and self._take_lock():
+            self.role = "owner"
+        if self.role == "owner" and (self._child is None or self._child.poll() is not None):
+            self._restart()
 
     def stop(self) -> None:
         """Stop the server if it is ours. Its data stays."""
@@ -97,8 +103,8 @@ class OwnedServer(ABC):
         """Return whether the server in ``base`` answers."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make ``base`` ready for a start: create data, clear what a dead server left."""
+    def prepare(self) -> bool:
+        """Make ``base`` ready for a start; return whether it is: not yet, while a dead owner's server still ends."""
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -107,23 +113,25 @@ class OwnedServer(ABC):
     def _own(self) -> None:
         self.role = "owner"
         try:
-            self.prepare()
+            self._await_place()
             self._launch()
+            self._await_ready()
         except BaseException:
             self.stop()
             raise
 
-    def _recover(self) -> None:
-        self._notify(f"The embedded {self.title} ended and is started again.")
+    def _restart(self) -> None:
+        self._child = None
+        lived = time.monotonic() - self._started_at
         try:
-            self._own()
-            self._failures = 0
+            if not self.prepare():
+                return
+            self._notify(f"The embedded {self.title} ended and is started again.")
+            self._launch()
         except (EmbeddedError, OSError) as error:
-            self._failures += 1
             self._notify(str(error))
-            self._not_before = time.monotonic() + min(2.0**self._failures, MAX_BACKOFF_SECONDS)
-            # stop() gave the lock back: whoever takes it first goes on.
-            self.role = "attached"
+        self._failures = 0 if lived > STABLE_SECONDS else self._failures + 1
+        self._not_before = time.monotonic() + min(2.0**self._failures, MAX_BACKOFF_SECONDS)
 
     def _take_lock(self) -> bool:
         descriptor = os.open(self.base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -140,13 +148,26 @@ class OwnedServer(ABC):
         with contextlib.suppress(FileNotFoundError):
             if log_path.stat().st_size > MAX_LOG_BYTES:
                 log_path.replace(self.base / "server.log.1")
+        self._started_at = time.monotonic()
         with log_path.open("ab") as log:
             self._child = run_as(self._account, self.command(), self.stop_signal, output=log.fileno())
+
+    def _await_place(self) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        while not self.prepare():
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"a {self.title} without owner works in {str(self.base)!r} and does not end: stop it."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not self.is_ready():
-            if self._child.poll() is not None:
+            if self._child is None or self._child.poll() is not None:
                 raise EmbeddedError(f"the embedded {self.title} ended at its start; its log says: {self._last_line()}")
             if time.monotonic() > deadline:
+                log_path = self.base / "server.log"
                 raise EmbeddedError(f"the embedded {self.title} is not ready after {READY_SECONDS:g} s; see {log_path}")
             time.sleep(POLL_SECONDS)
 
@@ -186,6 +207,18 @@ def run_as(
     )
 
 
+def make_folder(path: Path, mode: int) -> None:
+    """Make ``path`` and what is missing above it with exactly ``mode``; what exists stays as it is."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent, mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        # Not by mkdir: the umask may be stricter than what another account needs.
+        path.chmod(mode)
+
+
 def private_folder(path: Path, account: Account) -> Path:
     """Make ``path`` for ``account`` alone, or check that it is. Raises :class:`EmbeddedError`."""
     with contextlib.suppress(FileExistsError):
@@ -204,7 +237,10 @@ def socket_folder(base: Path, account: Account, socket_name: str) -> Path:
         return private_folder(inside, account)
     name = f"hx-{account.uid}-{hashlib.sha256(os.fsencode(base)).hexdigest()[:16]}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    roots = [Path(runtime)] if runtime and not account.dropped else []
+    # In root's own /run nobody can take the name before us, and nothing is cleaned up.
+    roots = [Path("/run")] if account.dropped and os.access("/run", os.W_OK) else []
+    if runtime and not account.dropped:
+        roots = [Path(runtime)]
     for root in (*roots, Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108 - checked by private_folder
         if root.is_dir() and len(os.fsencode(root / name / socket_name)) <= MAX_SOCKET_PATH:
             return private_folder(root / name, account)

@@ -47,10 +47,11 @@ class EmbeddedValkey(OwnedServer):
         except OSError:
             return False
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         """Remove the socket of a server that is gone."""
         find_server()
         self._socket().unlink(missing_ok=True)
+        return True
 
     def command(self) -> list[str]:
         """Return the server's command line."""
