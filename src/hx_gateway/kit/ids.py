@@ -34,3 +34,24 @@ _source = _Source()
 def new_request_id() -> str:
     """Return an id of 28 characters that matches :data:`REQUEST_ID`. Unique, not secret."""
     return _source.next()
+
+
+class EventIds:
+    """Ids of events: UUIDs of version 7 (RFC 9562), as the two halves of their 128 bits.
+
+    They sort by the millisecond they were made in. Bits that begin at random and count up tell those of one millisecond
+    apart, and processes from each other.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Begin a new random sequence, as a forked child must."""
+        self._next = itertools.count(int.from_bytes(os.urandom(7), "big")).__next__
+
+    def next(self, unix_ms: int) -> tuple[int, int]:
+        """Return the upper and the lower 64 bits of a new id of ``unix_ms`` (milliseconds since 1970)."""
+        number = self._next()
+        return unix_ms << 16 | 0x7000 | number & 0xFFF, 0x8000000000000000 | number & 0x3FFFFFFFFFFFFFFF
