@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class PostgresService(WatchedService):
 
     The pool is there while the database is: the watch builds it before it calls the database healthy, expires its
     connections after a hang, and throws it away when the database ends them or cannot be reached. Beside the pool's
-    ``max_size`` connections the watch holds one.
+    ``max_size`` connections the watch holds one. ``pool_options`` are further arguments of ``asyncpg.create_pool``.
     """
 
     key: ClassVar[str] = "postgres"
@@ -62,6 +62,7 @@ class PostgresService(WatchedService):
         connect_timeout: float = 3.0,
         health_timeout: float = 3.0,
         acquire_timeout: float = ACQUIRE_SECONDS,
+        pool_options: Mapping[str, Any] | None = None,
         heartbeat: float = HEARTBEAT_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT_SECONDS,
     ) -> None:
@@ -70,6 +71,7 @@ class PostgresService(WatchedService):
         self._max_size = max_size
         self._connect_timeout = connect_timeout
         self._acquire_timeout = acquire_timeout
+        self._pool_options = dict(pool_options or {})
         self._pool: asyncpg.Pool[Any] | None = None
         super().__init__(
             _PostgresLink(self._dsn, connect_timeout, reached=self._renew_pool, unreachable=self._terminate_pool),
@@ -87,6 +89,11 @@ class PostgresService(WatchedService):
             return PoolFigures(size=0, checked_in=0, checked_out=0, maximum=self._max_size)
         size, idle = pool.get_size(), pool.get_idle_size()
         return PoolFigures(size=size, checked_in=idle, checked_out=size - idle, maximum=self._max_size)
+
+    async def renew_connections(self) -> None:
+        """Let no connection that is open now be used again; those in use are closed when they are given back."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
@@ -143,6 +150,7 @@ class PostgresService(WatchedService):
                 max_size=self._max_size,
                 timeout=self._connect_timeout,
                 command_timeout=COMMAND_SECONDS,
+                **self._pool_options,
             )
         else:
             await self._pool.expire_connections()

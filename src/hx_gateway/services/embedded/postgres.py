@@ -50,7 +50,7 @@ class EmbeddedPostgres(OwnedServer):
     title: ClassVar[str] = "PostgreSQL"
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
-    def __init__(self, directory: Path, *, max_connections: int = 50, notify: Notify) -> None:
+    def __init__(self, directory: Path, *, max_connections: int = 100, notify: Notify) -> None:
         account = server_account()
         super().__init__(reachable(directory, account), account, notify)
         self._max_connections = max_connections

@@ -1,0 +1,1 @@
+"""The durable write path: written to disk first, acknowledged, then applied to PostgreSQL exactly once."""
