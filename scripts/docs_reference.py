@@ -24,6 +24,7 @@ SECTIONS = {
     "host": "Server",
     "admin_key": "Access",
     "pg_url": "Stores",
+    "journal_dir": "Record",
     "health_check_interval": "Health",
     "litellm_base_url": "Models",
 }

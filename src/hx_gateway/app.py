@@ -27,9 +27,12 @@ from hx_gateway.http.records import AccessLog, RequestMetrics, Sinks
 from hx_gateway.http.reserved import reserved_routes
 from hx_gateway.lifespan import Stores, open_services
 from hx_gateway.log import line_writer
+from hx_gateway.observability.layer import DatabaseIntegrationLayer
+from hx_gateway.observability.routes import record_routes
 from hx_gateway.pipeline.build import PipelineParts, build_pipeline
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
+from hx_gateway.recording import Record
 from hx_gateway.services.upstream.base import Timeouts, Upstream, UpstreamKind
 from hx_gateway.services.upstream.demo import DemoUpstream
 from hx_gateway.services.upstream.http_client import HttpUpstream
@@ -49,7 +52,7 @@ class Parts:
 
 
 class GatewayApp:
-    """The ASGI application. ``pipeline``, ``models``, ``drain`` and ``stores`` are there to be read."""
+    """The ASGI application. ``pipeline``, ``models``, ``drain``, ``stores`` and ``record`` are there to be read."""
 
     def __init__(
         self,
@@ -62,12 +65,14 @@ class GatewayApp:
         upstreams: Mapping[UpstreamKind, Upstream],
         settings: Settings,
         metrics: Metrics,
+        record: Record,
     ) -> None:
         self.pipeline = pipeline
         self.models = models
         self.drain = drain
         self.stores = stores
         self.metrics = metrics
+        self.record = record
         self._bridge = bridge
         self._upstreams = upstreams
         self._settings = settings
@@ -86,6 +91,7 @@ class GatewayApp:
         await receive()
         async with AsyncExitStack() as stack:
             await open_services(stack, self.stores, self._upstreams, self._settings, self.metrics)
+            await self.record.open(stack)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -108,6 +114,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
             structlog.get_logger().warning("model_config", detail=warning)
     models = build_models(settings, config)
     drain = Drain()
+    record = Record(settings, metrics)
     pipeline = _pipeline(
         settings,
         parts,
@@ -116,10 +123,12 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         models,
         config,
         HealthSources(stores.by_key(), drain, metrics, settings.enable_health_endpoints),
+        record.layer,
     )
     sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
     if settings.access_log:
         sinks.append(AccessLog(line_writer(level=settings.log_level, style=settings.log_format)))
+    sinks += record.sinks
     bridge = PipelineBridge(
         pipeline,
         drain=drain,
@@ -136,6 +145,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         upstreams=upstreams,
         settings=settings,
         metrics=metrics,
+        record=record,
     )
 
 
@@ -169,6 +179,7 @@ def _pipeline(
     models: ModelTable,
     config: ModelConfig | None,
     health: HealthSources,
+    layer: DatabaseIntegrationLayer,
 ) -> GatewayPipeline:
     api = build_api(health)
     handler = AsgiHandler(api)
@@ -178,6 +189,7 @@ def _pipeline(
     routes = RouteTable(
         [
             *model_routes(ModelList(models, listing)),
+            *record_routes(layer),
             *reserved_routes(settings.db_guard_prefixes),
             passthrough_route(http, base_url, api_key),
             *health_routes(handler),

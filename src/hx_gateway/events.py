@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 
 class Ending(StrEnum):
     """How a request ended; exactly one of these for each request."""
@@ -25,9 +27,16 @@ class TokenUsage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFinished:
-    """One request, seen from the gateway. Durations in seconds; ``None`` where a phase was not reached."""
+class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One request, seen from the gateway. Durations in seconds; ``None`` where a phase was not reached.
+
+    ``ended_ns`` is the wall time of its end, in nanoseconds since 1970. ``model_call``: its route is one that calls a
+    model, whether or not it came so far. ``requested_model`` is the name the client used, ``model`` the one it stands
+    for. ``upstream`` is the deployment that was called, ``alternatives`` are the other candidates, and
+    ``routing_seconds`` is what choosing took. ``upstream_address`` is ``host:port``, never with a credential;
+    ``translation`` names the change of wire format, where there was one. ``traceparent`` is the client's own
+    (W3C Trace Context), unchecked.
+    """
 
     request_id: str
     route: str
@@ -36,16 +45,27 @@ class RequestFinished:
     ending: Ending
     duration: float
     client: str
+    ended_ns: int = 0
+    tenant_id: str | None = None
     key_id: str | None = None
     error_code: str | None = None
+    model_call: bool = False
+    operation: str | None = None
+    requested_model: str | None = None
     model: str | None = None
     upstream: str | None = None
+    provider: str | None = None
+    upstream_address: str | None = None
+    alternatives: tuple[str, ...] = ()
+    translation: str | None = None
+    routing_seconds: float | None = None
     upstream_seconds: float | None = None
     first_byte_seconds: float | None = None
     attempts: int = 0
     stream: bool = False
     bytes_sent: int = 0
     usage: TokenUsage | None = None
+    traceparent: str | None = None
 
 
 class EventSink(Protocol):

@@ -130,6 +130,85 @@ class Settings(BaseSettings):
     pool_size: int = Field(10, alias="POOL_SIZE", ge=1, le=1000, description="Entity pool, kept open.")
     pool_overflow: int = Field(20, alias="POOL_OVERFLOW", ge=0, le=1000, description="Entity pool, on top under load.")
 
+    # Record
+    journal_dir: OptionalPath = Field(
+        None,
+        alias="HX_JOURNAL_DIR",
+        description="Where events wait for the database; `journal` in the data directory.",
+    )
+    journal_durability: Literal["memory", "process", "group", "always"] = Field(
+        "process",
+        alias="HX_JOURNAL_DURABILITY",
+        description="What an acknowledged event survives; see `what survives what` in the docs.",
+    )
+    journal_max_bytes: int = Field(
+        2 * 1024**3,
+        alias="HX_JOURNAL_MAX_BYTES",
+        ge=64 * 1024**2,
+        description="What waiting events may take on disk, all workers together; a tenth of the disk at most.",
+    )
+    journal_min_free_bytes: int = Field(
+        512 * 1024**2,
+        alias="HX_JOURNAL_MIN_FREE_BYTES",
+        ge=0,
+        description="What waiting events leave free on their disk.",
+    )
+    event_batch_size: int = Field(
+        100, alias="HX_EVENT_BATCH_SIZE", ge=1, le=5000, description="Events that are worth a batch at once."
+    )
+    event_batch_ms: int = Field(
+        1000, alias="HX_EVENT_BATCH_MS", ge=10, le=60_000, description="How long fewer events wait, in milliseconds."
+    )
+    record_connections: int = Field(
+        4,
+        alias="HX_RECORD_CONNECTIONS",
+        ge=1,
+        le=1000,
+        description="PostgreSQL connections a worker that read the record, most; 5 more write and watch.",
+    )
+    trace_sample: float = Field(
+        1.0,
+        alias="HX_TRACE_SAMPLE",
+        ge=0,
+        le=1,
+        description="Share of model requests that are recorded; errors always are.",
+    )
+    trace_events_retention_days: int = Field(
+        30, alias="TRACE_EVENTS_RETENTION_DAYS", ge=1, le=3650, description="Days that trace events are kept."
+    )
+    routing_decisions_retention_days: int = Field(
+        90, alias="ROUTING_DECISIONS_RETENTION_DAYS", ge=1, le=3650, description="Days that routing decisions are kept."
+    )
+    performance_metrics_retention_days: int = Field(
+        180,
+        alias="PERFORMANCE_METRICS_RETENTION_DAYS",
+        ge=1,
+        le=3650,
+        description="Days that performance metrics are kept.",
+    )
+    transformation_events_retention_days: int = Field(
+        90,
+        alias="TRANSFORMATION_EVENTS_RETENTION_DAYS",
+        ge=1,
+        le=3650,
+        description="Days that transformation events are kept.",
+    )
+    otlp_endpoint: OptionalText = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="An OTLP/HTTP collector (or Langfuse) that model calls are also sent to.",
+    )
+    otlp_traces_endpoint: OptionalText = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        description="The whole address for spans, instead of `/v1/traces` below the other; alone, no metrics are sent.",
+    )
+    otlp_headers: OptionalSecret = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_HEADERS",
+        description="Headers for it, `name=value` separated by commas, values percent-encoded.",
+    )
+
     # Health
     health_check_interval: float = Field(
         30.0,
@@ -231,7 +310,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{entry!r} must start with '/' and not end with one")
         return value
 
-    @field_validator("litellm_base_url", "qdrant_url")
+    @field_validator("litellm_base_url", "qdrant_url", "otlp_endpoint", "otlp_traces_endpoint")
     @classmethod
     def _url_is_http(cls, value: str | None) -> str | None:
         if value and value != NOT_CONFIGURED and not value.startswith(("http://", "https://")):
@@ -368,6 +447,7 @@ def _sentence(error: object) -> str:
         "qdrant_api_key",
         "litellm_api_key",
         "openai_api_key",
+        "otlp_headers",
     )
     shown = "" if secret else f" is {error['input']!r}:"
     return f"{variable}{shown} {reason}."

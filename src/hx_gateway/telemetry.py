@@ -15,6 +15,9 @@ OTHER_MODEL = "other"
 MAX_MODELS = 200
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_FLUSH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_QUERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+_ROWS_BUCKETS = (1, 10, 100, 250, 500, 1000, 2500, 5000)
 
 
 class Metrics:
@@ -67,6 +70,133 @@ class Metrics:
         )
         self.edge_refusals = Counter(
             "hx_edge_refusals", "Requests refused before they were one.", ("code",), registry=self.registry
+        )
+
+        self._declare_events()
+        self._declare_journals()
+        self._declare_database()
+
+    def _declare_events(self) -> None:
+        self.events_received = Counter(
+            "hx_events_received", "Rows accepted into the journal.", ("table",), registry=self.registry
+        )
+        self.events_recovered = Counter(
+            "hx_events_recovered", "Rows found in journals of processes that ended.", ("table",), registry=self.registry
+        )
+        self.events_committed = Counter(
+            "hx_events_committed", "Rows stored in PostgreSQL.", ("table",), registry=self.registry
+        )
+        self.events_duplicate = Counter(
+            "hx_events_duplicate", "Rows that were there already.", ("table",), registry=self.registry
+        )
+        self.events_dead_lettered = Counter(
+            "hx_events_dead_lettered",
+            "Rows that PostgreSQL refuses, set aside.",
+            ("table", "sqlstate"),
+            registry=self.registry,
+        )
+        self.events_dropped = Counter(
+            "hx_events_dropped", "Accepted rows given up by a policy.", ("table", "policy"), registry=self.registry
+        )
+        self.events_rejected = Counter(
+            "hx_events_rejected", "Rows that were not accepted.", ("table", "reason"), registry=self.registry
+        )
+        self.events_waiting = Gauge(
+            "hx_events_waiting",
+            "Rows in the journal that are not in PostgreSQL yet.",
+            ("table",),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.event_flush_seconds = Histogram(
+            "hx_event_flush_seconds", "Time of one batch's transaction.", buckets=_FLUSH_BUCKETS, registry=self.registry
+        )
+        self.event_flush_rows = Histogram(
+            "hx_event_flush_rows", "Rows of one batch.", buckets=_ROWS_BUCKETS, registry=self.registry
+        )
+
+    def _declare_journals(self) -> None:
+        self.journal_bytes = Gauge(
+            "hx_journal_bytes",
+            "Bytes that a journal takes on disk, all workers together.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.journal_oldest_age = Gauge(
+            "hx_journal_oldest_age_seconds",
+            "Age of the oldest segment that is not drained.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.journal_segments = Gauge(
+            "hx_journal_segments",
+            "Segments that are not drained.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.journal_state = Gauge(
+            "hx_journal_state",
+            "0 while there is room, 1 from 80 % of the budget, 2 when nothing more is begun.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.journal_paused = Gauge(
+            "hx_journal_paused",
+            "1 while tables or rights are not what they should be.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.journal_corrupt = Counter(
+            "hx_journal_corrupt_ranges", "Ranges that could not be read back.", ("journal",), registry=self.registry
+        )
+        self.journal_sync_seconds = Histogram(
+            "hx_journal_sync_seconds", "Time of one fdatasync.", buckets=_FLUSH_BUCKETS, registry=self.registry
+        )
+        self.breaker_state = Gauge(
+            "hx_breaker_state",
+            "0 closed, 1 half-open, 2 open.",
+            ("target",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.breaker_transitions = Counter(
+            "hx_breaker_transitions", "Changes of a breaker's state.", ("target", "to"), registry=self.registry
+        )
+
+    def _declare_database(self) -> None:
+        self.record_pool = Gauge(
+            "hx_record_pool_connections",
+            "Connections that read the record; `state` is in_use, idle or max.",
+            ("state",),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.record_query_seconds = Histogram(
+            "hx_record_query_seconds", "Time of one query.", buckets=_QUERY_BUCKETS, registry=self.registry
+        )
+        self.partitions_ahead = Gauge(
+            "hx_partitions_ahead",
+            "Partitions that follow the current one without a gap.",
+            ("table",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.partitions_kept_up = Gauge(
+            "hx_partition_maintenance_last_success_timestamp_seconds",
+            "When partitions were last looked after.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.retired_partitions = Counter(
+            "hx_retention_dropped_partitions", "Partitions dropped by retention.", ("table",), registry=self.registry
+        )
+        self.retired_rows = Counter(
+            "hx_retention_removed_rows", "Rows removed by retention.", ("table",), registry=self.registry
         )
 
     def render(self) -> bytes:

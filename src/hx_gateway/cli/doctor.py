@@ -40,6 +40,9 @@ HIDDEN = "(hidden)"
 EXIT_PROBLEM = 1
 # Rooms that a PostgreSQL keeps for its superuser and for ours (migrations, `psql`).
 RESERVED_CONNECTIONS = 5
+# Beside the pools, a worker has a connection that watches, and for the record two that write events, one that writes
+# the gateway's own, one that watches and one for upkeep.
+WATCHING, WRITING = 1, 5
 
 State = Literal["ok", "problem", "note"]
 
@@ -171,11 +174,13 @@ async def _postgres(settings: Settings) -> list[Finding]:
 
 
 def _pools(settings: Settings, allowed: int) -> Finding:
-    """Compare what all pools of all workers may open with what the server allows (one more each for the watch)."""
-    most = settings.workers * (settings.pg_max_connections + 1)
-    detail = f"{settings.workers} x ({settings.pg_max_connections} + 1) = {most} of {allowed} connections"
+    """Compare what all pools of all workers may open with what the server allows."""
+    each = settings.pg_max_connections + WATCHING + settings.record_connections + WRITING
+    most = settings.workers * each
+    detail = f"{settings.workers} x {each} = {most} of {allowed} connections"
     if most > allowed - RESERVED_CONNECTIONS:
-        return Finding("pools", "problem", detail, "Lower PG_MAX_CONNECTIONS or HX_WORKERS, or raise max_connections.")
+        remedy = "Lower PG_MAX_CONNECTIONS, HX_RECORD_CONNECTIONS or HX_WORKERS, or raise max_connections."
+        return Finding("pools", "problem", detail, remedy)
     return Finding("pools", "ok", detail)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from hx_gateway import __version__
+from hx_gateway.cli import db
 from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.serve import serve
 from hx_gateway.cli.smoke import smoke
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(smoke)
 app.command()(doctor)
+app.add_typer(db.app, name="db")
 
 
 @app.command()

@@ -22,7 +22,7 @@ from hx_gateway.gateway.model_config import ModelConfigError
 from hx_gateway.log import configure_logging
 from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.upstream.base import UpstreamKind
-from hx_gateway.settings import Settings
+from hx_gateway.settings import Settings, SettingsError
 from hx_gateway.telemetry import prepare_multiprocess
 
 
@@ -58,7 +58,7 @@ def serve(
             serve_with_workers(settings, listener, stores.check)
     except EmbeddedError as error:
         fail(str(error))
-    except ModelConfigError as error:
+    except (ModelConfigError, SettingsError) as error:
         fail(*str(error).splitlines())
     except KeyboardInterrupt:
         pass

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -19,6 +21,7 @@ from hx_gateway.kit.ids import REQUEST_ID, new_request_id
 from hx_gateway.pipeline.context import BrokenReply, Context, Reply
 from hx_gateway.pipeline.routes import ANYONE, ErrorShape, RouteSpec
 from hx_gateway.pipeline.stage import GatewayPipeline
+from hx_gateway.services.upstream.base import Deployment
 from hx_gateway.telemetry import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -28,6 +31,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 EDGE = "hx.edge"
 DISCARD_SECONDS = 2.0
+MAX_ALTERNATIVES = 16
+# Longer ones are of no version that exists (W3C Trace Context, 55 characters in version 00).
+MAX_TRACEPARENT_BYTES = 128
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -309,22 +315,59 @@ def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
 
 def _record(exchange: _Exchange, ending: Ending) -> RequestFinished:
     ctx = exchange.ctx
+    call, deployment, principal, timings = ctx.call, ctx.deployment, ctx.principal, ctx.timings
+    asked = ctx.decoded
     return RequestFinished(
         request_id=ctx.request_id,
         route=ctx.route.name,
         method=ctx.method if ctx.method in METHODS else "other",
         status=exchange.status if ending is not Ending.CLIENT_GONE else 499,
         ending=ending,
-        duration=time.monotonic() - ctx.timings.started,
+        duration=time.monotonic() - timings.started,
         client=ctx.client,
-        key_id=ctx.principal.key_id if ctx.principal is not None else None,
+        ended_ns=time.time_ns(),
+        tenant_id=principal.tenant_id if principal is not None else None,
+        key_id=principal.key_id if principal is not None else None,
         error_code=ctx.error.code if ctx.error is not None else None,
-        model=ctx.call.model if ctx.call is not None else None,
-        upstream=ctx.deployment.name if ctx.deployment is not None else None,
-        upstream_seconds=ctx.timings.upstream,
-        first_byte_seconds=ctx.timings.first_byte,
+        model_call=ctx.route.decoder is not None,
+        operation=call.operation.value if call is not None else None,
+        requested_model=asked.model if asked is not None else None,
+        model=call.model if call is not None else None,
+        upstream=deployment.name if deployment is not None else None,
+        provider=deployment.kind.value if deployment is not None else None,
+        upstream_address=_address(deployment.base_url) if deployment is not None else None,
+        alternatives=_others(ctx.candidates, deployment),
+        translation=ctx.translation,
+        routing_seconds=timings.routing,
+        upstream_seconds=timings.upstream,
+        first_byte_seconds=timings.first_byte,
         attempts=ctx.attempts,
-        stream=ctx.call.stream if ctx.call is not None else False,
+        stream=call.stream if call is not None else False,
         bytes_sent=exchange.bytes_sent,
         usage=ctx.usage,
+        traceparent=_traceparent(ctx) if call is not None else None,
     )
+
+
+def _others(candidates: tuple[Deployment, ...], chosen: Deployment | None) -> tuple[str, ...]:
+    if len(candidates) < 2:
+        return ()
+    return tuple(candidate.name for candidate in candidates[: MAX_ALTERNATIVES + 1] if candidate is not chosen)
+
+
+def _traceparent(ctx: Context) -> str | None:
+    value = ctx.header(b"traceparent")
+    return str(value, "latin-1") if value is not None and len(value) <= MAX_TRACEPARENT_BYTES else None
+
+
+@lru_cache(maxsize=1024)
+def _address(base_url: str) -> str | None:
+    """Return ``host:port`` of a deployment: its URL may hold a credential, and its path is nobody's business."""
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if host is None or parts.scheme not in ("http", "https"):
+        return None
+    return f"{f'[{host}]' if ':' in host else host}:{port or (443 if parts.scheme == 'https' else 80)}"

@@ -60,6 +60,7 @@ class Timings:
     started: float = field(default_factory=time.monotonic)
     first_byte: float | None = None
     upstream: float | None = None
+    routing: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +71,8 @@ class Context:
     (lower-case names), ``client`` (address, after trusted proxies), ``local`` (from this machine, not proxied),
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
     ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
-    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage`` (Execution). ``error`` is what was answered with.
+    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation`` (Execution; the last names the
+    change of wire format, where there was one). ``error`` is what was answered with.
     """
 
     request_id: str
@@ -92,6 +94,7 @@ class Context:
     deployment: Deployment | None = None
     attempts: int = 0
     usage: TokenUsage | None = None
+    translation: str | None = None
     error: HXError | None = None
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)

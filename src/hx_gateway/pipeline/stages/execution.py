@@ -14,6 +14,7 @@ from hx_gateway.translate.embeddings import embed_with_ollama
 from hx_gateway.translate.errors import UnreadableAnswer, UpstreamStatusError
 from hx_gateway.translate.openai import ModelRequest, Operation
 
+EMBEDDING_INPUT_TO_PROMPT = "embedding_input_to_prompt"
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
 
 
@@ -38,6 +39,7 @@ class ExecutionStage:
         ctx.attempts += 1
         upstream = self._upstreams[deployment.kind]
         if (ctx.call.operation, deployment.kind) == (Operation.EMBEDDING, UpstreamKind.OLLAMA):
+            ctx.translation = EMBEDDING_INPUT_TO_PROMPT
             return await _embed(ctx, ctx.call, deployment, upstream)
         return await relay_call(ctx, ctx.call, deployment, upstream)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar, Protocol
 
 from hx_gateway.pipeline.context import Context, Reply
@@ -15,7 +16,7 @@ class ModelDirectory(Protocol):
 
 
 class RoutingStage:
-    """Looks the model up. One candidate a model for now: the first deployment listed."""
+    """Looks the model up. Its deployments are the candidates, in the order they are listed; the first is called."""
 
     name: ClassVar[str] = "routing"
     provides: ClassVar[frozenset[str]] = frozenset({"candidates"})
@@ -27,5 +28,7 @@ class RoutingStage:
     async def __call__(self, ctx: Context) -> Reply | None:
         """Set ``candidates``."""
         if ctx.call is not None:
-            ctx.candidates = self._models.resolve(ctx.call.model)[:1]
+            began = time.monotonic()
+            ctx.candidates = self._models.resolve(ctx.call.model)
+            ctx.timings.routing = time.monotonic() - began
         return None

@@ -1,0 +1,1 @@
+"""OTLP/HTTP traces as plain functions: bytes in, spans and rows out."""
