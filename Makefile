@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.dev-ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long test-peers lint types imports format bench lock clean
+.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ format: $(DEV_READY) ## Format the code
 
 bench: $(DEV_READY) ## Measure the gateway against a direct connection (and nginx, where installed)
 	@$(PY) -m benchmarks.run $(BENCH)
+
+bench-events: $(DEV_READY) ## Measure how fast events are accepted and stored, beside raw COPY
+	@$(PY) -m benchmarks.record $(BENCH)
+
+bench-queries: $(DEV_READY) ## Measure every filter over 10 million events; loads them the first time
+	@$(PY) -m benchmarks.queries $(BENCH)
 
 lock: $(DEV_READY) ## Resolve the dependencies anew
 	@$(PY) scripts/lock.py
