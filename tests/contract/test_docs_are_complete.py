@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripts.docs_reference import WITHOUT_EFFECT
@@ -34,6 +35,8 @@ WHO: dict[Policy, str] = {
     needs(Scope.MODELS): "a key",
     needs(Scope.ADMIN): "the admin key",
     needs(Scope.PASSTHROUGH): "a key with `passthrough`",
+    needs(Scope.EVENTS_WRITE): "a key with `events:write`",
+    needs(Scope.EVENTS_READ): "a key with `events:read`",
 }
 SPOKEN_PATHS = {"any other path under `/v1`": "/v1/{path}", "any other path": "/{path}"}
 
@@ -199,9 +202,19 @@ def test_the_routes_are_those_documented_with_who_may_use_them() -> None:
 # Commands
 
 
+def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands below ``command`` that do something, by their whole names."""
+    for part, below in vars(command).get("commands", {}).items():
+        whole = f"{name} {part}".strip()
+        if vars(below).get("commands"):
+            yield from leaves(below, whole)
+        else:
+            yield whole, below
+
+
 def test_the_commands_and_their_options_are_those_documented() -> None:
     text = read("reference/commands.md")
-    commands = vars(get_command(command_line))["commands"]
+    commands = dict(leaves(get_command(command_line)))
     assert {spans(cell)[0] for cell, _ in rows(text, "| command | what |")} == {
         f"hx-gateway {name}" for name in commands
     }
