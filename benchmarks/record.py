@@ -25,6 +25,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import structlog
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -50,6 +51,7 @@ COLUMNS = FORMATS[TRACE_EVENTS].names
 def main() -> None:
     """Measure, print, write."""
     options = arguments()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("ERROR"))
     OUT.mkdir(exist_ok=True)
     results: dict[str, Any] = {"machine": machine(), "options": vars(options)}
     began = read_stat()

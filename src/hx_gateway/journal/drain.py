@@ -202,20 +202,24 @@ class Drain:
         adopt_at = 0.0
         ticked_at = time.monotonic()
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.journal.arrived.wait(), self._options.flush_seconds)
-            self.journal.seen()
             now = time.monotonic()
             if now - ticked_at >= min(1.0, self._options.flush_seconds):
                 ticked_at = now
                 self.journal.tick()
             if now >= adopt_at:
                 adopt_at = now + self._options.adopt_seconds
-                for path in self._backlog.adopt():
-                    self._log.info("journal_adopted", journal=self.journal.name, stream=path.name)
+                self._adopt()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.journal.arrived.wait(), self._options.flush_seconds)
+            self.journal.seen()
             self._hurry()
-            # Records that come one by one are not worth waking for each: let a moment's worth gather.
+            # Whoever fills the journal without a pause must not keep the others from their turn.
             await asyncio.sleep(0)
+
+    def _adopt(self) -> None:
+        for path in self._backlog.adopt():
+            self._log.info("journal_adopted", journal=self.journal.name, stream=path.name)
+        self._work.set()
 
     async def _run(self, lane: _Lane) -> None:
         backoff = Backoff(first=0.1, most=5.0)
