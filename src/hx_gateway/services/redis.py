@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -44,7 +45,7 @@ class RedisService(WatchedService):
         self._client = _client(redis_dsn(url), connect_timeout, self._max_connections - 1)
         self._held = _client(url, connect_timeout, 1)
         super().__init__(
-            _RedisLink(self._held),
+            _RedisLink(self._held, reached=self._discard_idle),
             connect_timeout=connect_timeout,
             health_timeout=health_timeout,
             heartbeat=heartbeat,
@@ -67,6 +68,12 @@ class RedisService(WatchedService):
         idle, used = len(pool._available_connections), len(pool._in_use_connections)  # noqa: SLF001
         used += 1 if self.sample.healthy else 0
         return PoolFigures(size=idle + used, checked_in=idle, checked_out=used, maximum=self._max_connections)
+
+    async def _discard_idle(self) -> None:
+        """Close the connections that lived through a loss: redis-py would find out only by a command that fails."""
+        pool: Any = self._client.connection_pool
+        for connection in list(pool._available_connections):  # noqa: SLF001
+            await connection.disconnect(nowait=True)
 
     async def _close_pool(self) -> None:
         for client in (self._client, self._held):
@@ -94,9 +101,10 @@ def _client(url: str, connect_timeout: float, max_connections: int) -> redis.asy
 class _RedisLink:
     """A connection of its own that nobody else uses; its end is looked for between heartbeats."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, reached: Callable[[], Awaitable[None]]) -> None:
         self.lost = asyncio.Event()
         self._client = client
+        self._reached = reached
         self._connection: Any = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -105,6 +113,7 @@ class _RedisLink:
         self._connection = pool.make_connection()
         await self._connection.connect()
         await self.beat()
+        await self._reached()
         self._watcher = asyncio.create_task(self._watch(self._connection._reader))  # noqa: SLF001
 
     async def beat(self) -> None:

@@ -94,6 +94,17 @@ async def test_a_command_cancelled_while_the_server_works_closes_its_connection(
         assert await service.client.client_id() != first
 
 
+async def test_connections_that_ended_with_the_server_are_not_used_again(servers: Servers) -> None:
+    async with RedisService(servers.redis.url) as service:
+        await asyncio.gather(*(service.client.ping() for _ in range(5)))
+        servers.redis.kill()
+        servers.redis.start()
+        async with asyncio.timeout(15):
+            while not await service.healthy():
+                await asyncio.sleep(0.05)
+        assert await asyncio.gather(*(service.client.ping() for _ in range(5))) == [True] * 5
+
+
 async def test_a_full_server_is_told_as_such_and_is_not_one_that_is_away(servers: Servers) -> None:
     async with RedisService(servers.redis.url) as service:
         await service.client.config_set("maxclients", 1)
