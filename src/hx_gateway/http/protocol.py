@@ -11,14 +11,12 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from hx_gateway.http.head_check import STATUS_OF, BadHead, check_fields, check_lines
+from hx_gateway.http.chunks import ChunkedBody
+from hx_gateway.http.head_check import STATUS_OF, BadHead, check_fields, check_lines, origin_form
 from hx_gateway.kit.ids import REQUEST_ID, new_request_id
 
 EXTENSION = "hx.edge"
 HEAD_END = b"\r\n\r\n"
-MAX_QUEUED = 4
-# A chunk's own framing: up to 16 digits of its size and two line ends.
-CHUNK_FRAMING_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +26,8 @@ class EdgeLimits:
     max_head_bytes: int = 16 * 1024
     max_fields: int = 100
     max_chunk_extension_bytes: int = 1024
+    # What a client may send ahead while its request is answered; then it is not read, nor is its going noticed.
+    max_pipelined_bytes: int = 64 * 1024
     head_seconds: float = 10.0
     body_idle_seconds: float = 30.0
     write_stall_seconds: float = 120.0
@@ -36,45 +36,73 @@ class EdgeLimits:
 
 
 class EdgeRequest:
-    """What the application can ask of the connection a request came on (``scope["extensions"]["hx.edge"]``)."""
+    """What the application can ask of the connection a request came on (``scope["extensions"]["hx.edge"]``).
 
-    __slots__ = ("_callback", "_protocol", "cycle", "request_id")
+    Once the response is complete or the client gone, there is nothing left to ask and every call does nothing.
+    """
+
+    __slots__ = ("_callback", "_gone", "_protocol", "request_id")
 
     def __init__(self, protocol: EdgeProtocol, request_id: str) -> None:
         self.request_id = request_id
-        self.cycle: Any = None
-        self._protocol = protocol
+        self._protocol: EdgeProtocol | None = protocol
         self._callback: Callable[[], None] | None = None
+        self._gone = False
 
     def on_disconnect(self, callback: Callable[[], None] | None) -> None:
-        """Call ``callback`` once if the client goes while this request is being answered; at once if it has gone."""
+        """Call ``callback`` once if the client goes while this request is being answered; at once if it has gone.
+
+        A client that only closes its own direction has gone, too. None takes the callback back.
+        """
         self._callback = callback
-        if callback is not None and self.cycle.disconnected:
+        if self._gone:
             self.lost()
 
+    def abort(self) -> None:
+        """Close the connection once what was sent is out, without the end of the message."""
+        if self._protocol is not None:
+            self._protocol.abort_response()
+
+    def close_after(self) -> None:
+        """Close the connection after this response."""
+        if self._protocol is not None:
+            self._protocol.cycle.keep_alive = False
+
     def lost(self) -> None:
-        """Tell the application that the client has gone."""
+        """For the edge: the client has gone."""
+        self._gone = True
+        self._protocol = None
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
 
-    def abort(self) -> None:
-        """Close the connection once what was sent is out, without the end of the message."""
-        self.cycle.response_complete = True
-        self.cycle.keep_alive = False
-        self._protocol.transport.close()
-
-    def close_after(self) -> None:
-        """Close the connection after this response."""
-        self.cycle.keep_alive = False
+    def finish(self) -> None:
+        """For the edge: the response is complete."""
+        self._protocol = self._callback = None
 
 
 class EdgeProtocol(HttpToolsProtocol):
     """Reads whole heads, checks them, and only then lets the parser and the application see them.
 
-    Life cycle, TLS and responses are uvicorn's. What is refused here gets an error in OpenAI's shape and the
-    connection is closed; requests that came before on the same connection are answered first.
+    One request at a time: what a client sends ahead waits unread until the response before it is complete. Life
+    cycle, TLS and responses are uvicorn's. What is refused here gets an error in OpenAI's shape, and the connection
+    is closed.
     """
+
+    # uvicorn's instances have 27 attributes; beyond 30 they would no longer share their dict's keys.
+    __slots__ = (
+        "_active",
+        "_chunks",
+        "_ended",
+        "_head",
+        "_in_body",
+        "_last_data",
+        "_remaining",
+        "_skipped_line",
+        "_stall_timer",
+        "_timer",
+        "_waiting",
+    )
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
 
@@ -82,13 +110,13 @@ class EdgeProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.access_log = False
         self._head = b""
-        self._remaining = 0
-        self._chunked = False
+        self._skipped_line = False
+        self._waiting = b""
         self._in_body = False
-        self._message_ended = False
-        self._chunk_overhead = 0
-        self._refused = False
-        self._last_words: bytes | None = None
+        self._remaining = 0
+        self._chunks: ChunkedBody | None = None
+        # Nothing more is taken from the client: its bytes are thrown away.
+        self._ended = False
         self._active: EdgeRequest | None = None
         self._last_data = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -101,51 +129,86 @@ class EdgeProtocol(HttpToolsProtocol):
         limit = self.limits.max_connections
         if limit is not None and len(self.connections) > limit:
             self._refuse("too_many_connections", "There are too many connections: try again.")
+            self._close()
             return
-        self._last_data = self.loop.time()
-        self._timer = self.loop.call_later(self.limits.head_seconds, self._silent)
+        self._timer = self.loop.call_later(self.limits.head_seconds, self._slow_head)
+
+    def eof_received(self) -> None:
+        """Treat a client that will send no more as gone."""
+        self._lose_client()
+        self._expect_flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget queued requests and tell the active one."""
-        self._stop_timer()
+        """Tell the request being answered."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
-        self.pipeline.clear()
-        active = self._active
-        if active is not None and not active.cycle.response_complete:
-            active.cycle.disconnected = True
-            active.cycle.message_event.set()
-            super().connection_lost(exc)
-            active.lost()
-            return
+        self._unset_keepalive_if_required()
+        self._lose_client()
         super().connection_lost(exc)
+
+    def _lose_client(self) -> None:
+        self._ended = True
+        self._head = self._waiting = b""
+        self._stop_timer()
+        active, self._active = self._active, None
+        if active is not None:
+            self._end_cycle()
+            active.lost()
+
+    def _end_cycle(self) -> None:
+        """Let whoever waits to read or to write go on, into nothing."""
+        self.cycle.disconnected = True
+        self.cycle.waiting_for_100_continue = False
+        self.cycle.message_event.set()
+        self.flow.resume_writing()
 
     # Reading
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket: heads are collected and checked, bodies go on at once."""
         self._unset_keepalive_if_required()
-        while data and not self._refused:
-            data = self._take_body(data) if self._in_body else self._take_head(data)
+        while data and not self._ended:
+            if self._in_body:
+                data = self._take_body(data)
+            elif self._active is None:
+                data = self._take_head(data)
+            else:
+                self._waiting += data
+                if len(self._waiting) > self.limits.max_pipelined_bytes:
+                    self.flow.pause_reading()
+                return
+        if self._ended:
+            return
+        if self._in_body:
+            self._watch_body()
+        elif self._active is None and self._timer is None:
+            # The body of a request that was answered before it came: the connection is idle only now.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _take_head(self, data: bytes) -> bytes:
         buffered = self._head + data if self._head else data
-        if buffered.startswith(b"\r\n"):
-            # RFC 9112, 2.2: an empty line before a request is ignored.
+        if buffered.startswith(b"\r\n") and not self._skipped_line:
+            # RFC 9112, 2.2: an empty line before a request is ignored. One: to send them is not to be alive.
+            self._skipped_line = True
             buffered = buffered[2:]
         end = buffered.find(HEAD_END, max(0, len(self._head) - 5))
         if end < 0:
             self._keep_head(buffered)
             return b""
-        self._head = b""
-        self._stop_timer()
         cut = end + len(HEAD_END)
         head = buffered if cut == len(buffered) else buffered[:cut]
+        self._head = b""
+        self._skipped_line = False
+        self._stop_timer()
         try:
-            check_lines(head, max_bytes=self.limits.max_head_bytes, max_fields=self.limits.max_fields)
+            check_lines(head, max_bytes=self.limits.max_head_bytes)
         except BadHead as bad:
             self._refuse(bad.code, bad.message)
             return b""
         self._feed(head)
+        if self._active is None:
+            self._refuse("bad_request", "The request is not valid HTTP.")
         return buffered[cut:]
 
     def _keep_head(self, buffered: bytes) -> None:
@@ -155,120 +218,120 @@ class EdgeProtocol(HttpToolsProtocol):
         if buffered.count(b"\n") != buffered.count(b"\r\n") or b"\x00" in buffered:
             self._refuse("bad_request", "The head has a line that does not end in CRLF.")
             return
-        if not self._head or self._timer is None:
+        if self._timer is None or (buffered and not self._head):
             self._stop_timer()
             self._timer = self.loop.call_later(self.limits.head_seconds, self._slow_head)
         self._head = buffered
 
     def _take_body(self, data: bytes) -> bytes:
-        if self._chunked:
-            self._chunk_overhead += len(data)
-            self._message_ended = False
-            self._feed(data)
-            if self._chunk_overhead > self.limits.max_chunk_extension_bytes and not self._refused:
-                self._refuse("bad_request", "The chunk extensions are over the limit.")
-            if self._message_ended:
-                self._end_body()
-            else:
-                self._watch_body()
-            return b""
-        piece = data if len(data) <= self._remaining else data[: self._remaining]
-        self._remaining -= len(piece)
-        self._feed(piece)
-        if self._remaining == 0:
-            self._end_body()
+        if self._chunks is not None:
+            try:
+                cut = self._chunks.take(data)
+            except BadHead as bad:
+                self._refuse(bad.code, bad.message)
+                return b""
+            ended = self._chunks.ended
         else:
-            self._watch_body()
-        return data[len(piece) :]
+            cut = min(self._remaining, len(data))
+            self._remaining -= cut
+            ended = not self._remaining
+        self._feed(data if cut == len(data) else data[:cut])
+        if self._active is not None and self.cycle.more_body is ended:
+            # The parser sees another end than we do.
+            self._refuse("bad_request", "The request is not valid HTTP.")
+        elif ended:
+            self._in_body = False
+            self._stop_timer()
+        return data[cut:]
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            if not isinstance(cause, BadHead):
+            if isinstance(cause, BadHead):
+                self._refuse(cause.code, cause.message)
+            else:
                 raise
-            self._refuse(cause.code, cause.message)
-        except (httptools.HttpParserError, httptools.HttpParserInvalidURLError):
+        except httptools.HttpParserError:
             self._refuse("bad_request", "The request is not valid HTTP.")
-        except httptools.HttpParserUpgrade:
-            self._refuse("unsupported_upgrade", "The connection cannot be upgraded here.")
-
-    def _end_body(self) -> None:
-        self._in_body = self._chunked = False
-        self._stop_timer()
-
-    def _watch_body(self) -> None:
-        self._last_data = self.loop.time()
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.limits.body_idle_seconds, self._slow_body)
 
     # Parser callbacks
-    def on_message_begin(self) -> None:
-        """Begin a request; one that follows a chunked body in the same bytes was not checked, and is refused."""
-        if self._in_body:
-            raise BadHead("bad_request", "A request behind a chunked one must wait for its answer.")
-        super().on_message_begin()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note a field of the head; trailers are dropped: nothing may change once the head was checked."""
         if not self._in_body:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Check the fields and hand the request over, or queue it behind the one being answered."""
-        version = self.parser.get_http_version()
-        framing = check_fields(self.headers, self.url, version=version)
-        given = framing.request_id
-        known = given is not None and REQUEST_ID.fullmatch(given) is not None
-        request_id = str(given, "ascii") if known and given is not None else new_request_id()
+        """Check the fields and hand the request over."""
+        if self._active is not None or self._in_body:
+            raise BadHead("bad_request", "The request is not valid HTTP.")
+        if self.parser.should_upgrade():
+            raise BadHead("unsupported_upgrade", "The connection cannot be upgraded here.")
+        limits = self.limits
+        framing = check_fields(
+            self.headers, self.url, version=self.parser.get_http_version, max_fields=limits.max_fields
+        )
+        self.url = origin_form(self.url)
         self.expect_100_continue = framing.expects_continue
-        edge = EdgeRequest(self, request_id)
+        given = framing.request_id
+        known = given is not None and REQUEST_ID.fullmatch(given)
+        edge = EdgeRequest(self, given.decode("ascii") if given and known else new_request_id())
         self.scope["extensions"] = {EXTENSION: edge}  # type: ignore[dict-item]
-        self._remaining, self._chunked = framing.length, framing.chunked
-        self._in_body = framing.chunked or framing.length > 0
-        self._chunk_overhead = 0
         super().on_headers_complete()
-        edge.cycle = self.cycle
-        if self.pipeline and len(self.pipeline) <= MAX_QUEUED:
-            # Go on reading a little, or the client's going would not be noticed.
-            self.flow.resume_reading()
-
-    def on_chunk_header(self) -> None:
-        """Allow for the framing of one more chunk."""
-        self._chunk_overhead -= CHUNK_FRAMING_BYTES
-
-    def on_body(self, body: bytes) -> None:
-        """Hand body bytes to the request."""
-        if self._chunked:
-            self._chunk_overhead -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Note the end of the request."""
-        self._message_ended = True
-        super().on_message_complete()
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        edge: EdgeRequest = cycle.scope["extensions"][EXTENSION]
-        edge.cycle = cycle
         self._active = edge
-        super()._start_asgi_task(cycle, app)
+        self._remaining = framing.length
+        self._in_body = framing.chunked or framing.length > 0
+        self._chunks = ChunkedBody(limits.max_chunk_extension_bytes) if framing.chunked else None
 
+    # Responses
     def on_response_complete(self) -> None:
-        """Go on with the next request, or with what is to be said last."""
-        if self._last_words is not None and not self.pipeline:
-            self._say_last(self._last_words)
-            return
-        if self._in_body and self._active is not None and self._active.cycle is self.cycle:
+        """Go on with what the client has sent ahead."""
+        active, self._active = self._active, None
+        if active is not None:
+            active.finish()
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._ended = True
+            self._stop_timer()
+            self._expect_flush()
+        elif self._in_body:
             # Answered before the body was read. To close now would reset the connection, and the client might never
             # see the answer: the rest is read and thrown away for a moment.
-            self.loop.call_later(self.limits.linger_seconds, self._end_linger, self.cycle)
-        super().on_response_complete()
+            self._linger()
+        elif self._waiting:
+            waiting, self._waiting = self._waiting, b""
+            self.data_received(waiting)
 
-    def _end_linger(self, cycle: object) -> None:
-        if self._in_body and self.cycle is cycle:
+    def abort_response(self) -> None:
+        """Close the connection without the end of the message being sent."""
+        active, self._active = self._active, None
+        if active is not None:
+            active.finish()
+            self._end_cycle()
+        self._close()
+
+    def shutdown(self) -> None:
+        """Close the connection, after the response if there is one under way."""
+        if self._active is None:
+            self._close()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle for too long."""
+        self._close()
+
+    def _linger(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.limits.linger_seconds, self._close)
+
+    def _close(self) -> None:
+        self._ended = True
+        self._stop_timer()
+        if not self.transport.is_closing():
             self.transport.close()
+            self._expect_flush()
 
     # Time
     def _stop_timer(self) -> None:
@@ -276,20 +339,26 @@ class EdgeProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _silent(self) -> None:
-        self.transport.close()
-
     def _slow_head(self) -> None:
         self._timer = None
+        if not self._head:
+            self._close()
+            return
         self._refuse("request_timeout", f"The head did not arrive within {self.limits.head_seconds:g} seconds.")
+
+    def _watch_body(self) -> None:
+        self._last_data = self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.limits.body_idle_seconds, self._slow_body)
 
     def _slow_body(self) -> None:
         limit = self.limits.body_idle_seconds
-        idle = self.loop.time() - self._last_data
-        if self.flow.read_paused:
-            # Not the client is slow: we are.
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            # Not the client is slow: we are. Its time begins when we go on, which is looked for often.
             self._last_data = self.loop.time()
-            idle = 0.0
+            self._timer = self.loop.call_later(limit / 10, self._slow_body)
+            return
+        idle = self.loop.time() - self._last_data
         if idle < limit:
             self._timer = self.loop.call_later(limit - idle, self._slow_body)
             return
@@ -299,15 +368,19 @@ class EdgeProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Stop the application from writing; end the connection if the client does not read for too long."""
         super().pause_writing()
-        if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(self.limits.write_stall_seconds, self.transport.abort)
+        self._expect_flush()
 
     def resume_writing(self) -> None:
         """Let the application write again."""
-        if self._stall_timer is not None:
+        if self._stall_timer is not None and not self.transport.is_closing():
             self._stall_timer.cancel()
             self._stall_timer = None
         super().resume_writing()
+
+    def _expect_flush(self) -> None:
+        """Give the client so long to read what is written: a transport that closes waits for it forever."""
+        if self._stall_timer is None and self.transport.get_write_buffer_size():
+            self._stall_timer = self.loop.call_later(self.limits.write_stall_seconds, self.transport.abort)
 
     # Refusing
     @classmethod
@@ -315,44 +388,32 @@ class EdgeProtocol(HttpToolsProtocol):
         """Called with the code of each refusal."""
 
     def _refuse(self, code: str, message: str) -> None:
-        """Answer with an error and close; requests before this one are answered first."""
-        if self._refused:
+        """Answer with an error, unless there is an answer under way, and close."""
+        if self._ended:
             return
-        self._refused = True
+        self._ended = True
         self._stop_timer()
         self.count_refusal(code)
-        words = self._error(code, message)
-        active = self._active
-        if self._in_body and self.cycle is not None:
-            if self.pipeline and self.pipeline[0][0] is self.cycle:
-                self.pipeline.popleft()
-            elif active is not None and active.cycle is self.cycle:
-                self._refuse_active(active, words)
-                return
-        if active is not None and not active.cycle.response_complete and active.cycle is not None:
-            self._last_words = words
-            return
-        self._say_last(words)
-
-    def _refuse_active(self, active: EdgeRequest, words: bytes) -> None:
-        """End a request whose body cannot be read to its end."""
-        cycle = active.cycle
-        if cycle.response_complete:
-            self.transport.close()
-            return
-        started = cycle.response_started
-        cycle.disconnected = True
-        cycle.message_event.set()
-        if started:
-            self.transport.close()
+        active, self._active = self._active, None
+        answered = self._in_body and (active is None or self.cycle.response_started)
+        if active is not None:
+            self._end_cycle()
+        if answered:
+            self._close()
         else:
-            self._say_last(words)
-        active.lost()
+            self._say_last(self._error(code, message))
+        if active is not None:
+            active.lost()
 
     def _say_last(self, words: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(words)
-            self.transport.close()
+        """Write ``words`` and close once the client has, or a moment later: a reset could overtake them."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(words)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger()
 
     def _error(self, code: str, message: str) -> bytes:
         status = STATUS_OF[code]
