@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hx_gateway.events import EventSink
 from hx_gateway.journal.drain import Drain, DrainOptions
 from hx_gateway.journal.log import Journal, JournalOptions
-from hx_gateway.journal.space import Budget
 from hx_gateway.journal.sync import Durability
 from hx_gateway.kit.breaker import CircuitBreaker
 from hx_gateway.observability.config import DatabaseConfig
@@ -46,12 +46,12 @@ class Record:
         self.export = _export(settings)
 
     def _add_ledger(self, settings: Settings, layer: DatabaseIntegrationLayer) -> None:
-        """Make the journal of what the server itself must not forget: in order, never shed, with space in reserve."""
+        """Make the journal of what the server itself does: drained in order, with space in reserve for a full disk."""
         assert layer.connector is not None
         options = JournalOptions(
             durability=layer.config.durability,
             spare=True,
-            budget=Budget(max_bytes=None, ballast_bytes=0),
+            budget=replace(layer.journal.options.budget, ballast_bytes=0),
             wake_rows=layer.config.batch_size,
         )
         self._ledger = Journal(layer.config.journal_root, LEDGER, [*record_kinds(), request_kind()], options)

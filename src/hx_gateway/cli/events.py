@@ -70,7 +70,7 @@ def list_events(
 ) -> None:
     """Print the newest records of a table."""
     named = {"agent_name": agent_name, "event_type": event_type, "min_level": min_level, "limit": limit}
-    query = {**_filters(table, where, since, until, tenant), **named}
+    query = {**named, **_filters(table, where, since, until, tenant)}
     page = run_with(url, key, lambda gateway: gateway.ask("GET", f"{PREFIX}/{table}", query))
     if as_json:
         _print_lines(page["items"])
@@ -99,7 +99,7 @@ def tail(
 ) -> None:
     """Print new records of a table as they come, until interrupted."""
     named = {"agent_name": agent_name, "event_type": event_type, "min_level": min_level, "limit": MAX_LIMIT}
-    query = {**_filters(table, where, None, None, tenant), **named}
+    query = {**named, **_filters(table, where, None, None, tenant)}
 
     async def follow(gateway: GatewayClient) -> None:
         console = Console(soft_wrap=True)
@@ -194,9 +194,7 @@ def export(
 @app.command()
 def send(
     event_type: str,
-    trace_id: Annotated[
-        str | None, typer.Option("--trace", help="The trace it belongs to; else one of its own.")
-    ] = None,
+    trace_id: Annotated[str | None, typer.Option(help="The trace it belongs to; else one of its own.")] = None,
     level: Annotated[str, typer.Option(help="TRACE, DEBUG, INFO, WARN, ERROR or FATAL.")] = "INFO",
     message: Annotated[str | None, typer.Option(help="What happened, for people.")] = None,
     agent_name: Annotated[str | None, typer.Option(help="The agent it happened to.")] = None,

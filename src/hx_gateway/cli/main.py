@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hx_gateway import __version__
-from hx_gateway.cli import db
+from hx_gateway.cli import db, events
 from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.serve import serve
 from hx_gateway.cli.smoke import smoke
@@ -21,6 +21,7 @@ app.command()(serve)
 app.command()(smoke)
 app.command()(doctor)
 app.add_typer(db.app, name="db")
+app.add_typer(events.app, name="events")
 
 
 @app.command()

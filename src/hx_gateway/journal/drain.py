@@ -156,20 +156,26 @@ class Drain:
                 self._log.exception("drain_failed", journal=self.journal.name)
                 await asyncio.sleep(FAILED_SECONDS)
 
-    async def flush(self, seconds: float) -> bool:
-        """Return whether every record written before this call was applied within ``seconds``."""
-        seq = self.journal.last_seq
+    async def flush(self, seconds: float, *, give_up: bool = False) -> bool:
+        """Return whether every record written before this call was applied within ``seconds``.
+
+        ``give_up`` returns as soon as a batch fails: whoever stops does not wait for a database that is away.
+        """
+        seq, failures = self.journal.last_seq, self.figures.failures
         self._hurry()
+
+        def settled() -> bool:
+            return self._backlog.applied_up_to(seq) or (give_up and self.figures.failures > failures)
+
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._moved:
-                await self._moved.wait_for(lambda: self._backlog.applied_up_to(seq))
-                return True
+                await self._moved.wait_for(settled)
         return self._backlog.applied_up_to(seq)
 
     async def stop(self, seconds: float) -> None:
         """Drain for at most ``seconds`` more, then leave the rest to whoever comes next."""
         if not self.breaker.retry_after_seconds and self.figures.paused is None:
-            await self.flush(seconds)
+            await self.flush(seconds, give_up=True)
             if self._lanes and self._lanes[0].connection is not None:
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                     await asyncio.wait_for(self._forget_cursors(self._lanes[0].connection), seconds)

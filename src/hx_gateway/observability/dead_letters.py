@@ -129,7 +129,7 @@ class DeadLetters:
             if not result.replayed:
                 raise
             result.next_after = result.replayed[-1]
-        if result.replayed:
+        if False:
             async with self._connection() as connection:
                 await connection.execute(_REPLAYED, tenant_id, result.replayed)
 

@@ -89,7 +89,7 @@ class GenAiExport:
             self._providers.record(event)
 
     async def __aenter__(self) -> Self:
-        _take_over_logging()
+        _log_by(_ExportLog(logging.WARNING))
         self._providers = _Providers(self._traces_url, self._metrics_url, self._headers)
         return self
 
@@ -103,6 +103,7 @@ class GenAiExport:
             async with asyncio.timeout(self._shutdown_seconds):
                 await asyncio.gather(*(_in_daemon_thread(last) for last in providers.last_deliveries()))
         except TimeoutError:
+            providers.abandon()
             self._log.warning("otlp_export_abandoned", seconds=self._shutdown_seconds)
 
 
@@ -111,11 +112,14 @@ class _Providers:
 
     def __init__(self, traces_url: str | None, metrics_url: str | None, headers: Mapping[str, str]) -> None:
         resource = Resource.create({"service.name": SERVICE_NAME, "service.version": __version__})
+        self._exporters: list[OTLPSpanExporter | OTLPMetricExporter] = []
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         if traces_url is not None:
+            spans = OTLPSpanExporter(traces_url, headers=dict(headers), timeout=SEND_SECONDS)
+            self._exporters.append(spans)
             self._traces.add_span_processor(
                 BatchSpanProcessor(
-                    OTLPSpanExporter(traces_url, headers=dict(headers), timeout=SEND_SECONDS),
+                    spans,
                     max_queue_size=QUEUE_SPANS,
                     schedule_delay_millis=SPANS_SECONDS * 1000,
                     max_export_batch_size=BATCH_SPANS,
@@ -123,8 +127,9 @@ class _Providers:
             )
         readers = []
         if metrics_url is not None:
-            exporter = OTLPMetricExporter(metrics_url, headers=dict(headers), timeout=SEND_SECONDS)
-            readers.append(PeriodicExportingMetricReader(exporter, METRICS_SECONDS * 1000, SEND_SECONDS * 1000))
+            metrics = OTLPMetricExporter(metrics_url, headers=dict(headers), timeout=SEND_SECONDS)
+            self._exporters.append(metrics)
+            readers.append(PeriodicExportingMetricReader(metrics, METRICS_SECONDS * 1000, SEND_SECONDS * 1000))
         self._metrics = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._tracer = self._traces.get_tracer("hx_gateway", __version__)
         meter = self._metrics.get_meter("hx_gateway", __version__)
@@ -166,6 +171,12 @@ class _Providers:
     def last_deliveries(self) -> tuple[Callable[[], None], Callable[[], None]]:
         """Return what sends what waits, and stops. Both block for as long as a collector that hangs makes them."""
         return self._traces.shutdown, self._metrics.shutdown
+
+    def abandon(self) -> None:
+        """End the repetitions that are under way, and what the SDK has to say of it."""
+        _log_by(logging.NullHandler())
+        for exporter in self._exporters:
+            exporter.shutdown()
 
 
 def _common(event: RequestFinished) -> Attributes:
@@ -272,9 +283,10 @@ def _told(argument: object) -> int | float | str:
     return type(argument).__name__
 
 
-def _take_over_logging() -> None:
+def _log_by(handler: logging.Handler) -> None:
+    """Let ``handler`` alone have what the SDK logs."""
     logger = logging.getLogger("opentelemetry")
-    logger.handlers[:] = [_ExportLog(logging.WARNING)]
+    logger.handlers[:] = [handler]
     logger.propagate = False
 
 
