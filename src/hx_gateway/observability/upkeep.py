@@ -13,13 +13,16 @@ import structlog
 from hx_gateway.db.coverage import read_coverage
 from hx_gateway.db.partitions import ensure_partitions, partitions_ahead
 from hx_gateway.db.retention import retire_partitions, trim_boundary
-from hx_gateway.db.schemas import PARTITIONED_TABLES
+from hx_gateway.db.schemas import GATEWAY_SCHEMA, PARTITIONED_TABLES
 from hx_gateway.kit.clock import Clock
 from hx_gateway.migrations.runner import DRIVER_ERRORS, SchemaTooNew, upgrade
 
 PARTITION_SECONDS = 3600.0
 RETENTION_SECONDS = 86400.0
 RETRY_SECONDS = 30.0
+# Longer than any journal keeps a segment: what nobody has moved since belongs to nobody.
+CURSOR_DAYS = 60
+_FORGOTTEN = f"DELETE FROM {GATEWAY_SCHEMA}.journal_cursors WHERE updated_at < now() - interval '{CURSOR_DAYS} days'"  # noqa: S608
 
 _FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, TimeoutError, SchemaTooNew)
 
@@ -87,10 +90,21 @@ class Upkeep:
         await self.prepare()
         connection = await self._connect()
         try:
+            await connection.execute(_FORGOTTEN)
             return {
                 table.name: await self._remove_from(connection, table, self._clock.now())
                 for table in PARTITIONED_TABLES
             }
+        finally:
+            connection.terminate()
+
+    async def analyze(self) -> None:
+        """Let the planner know the tables as a whole: autovacuum looks at their partitions only."""
+        await self.prepare()
+        connection = await self._connect()
+        try:
+            for table in PARTITIONED_TABLES:
+                await connection.execute(f"ANALYZE {table.qualified}")
         finally:
             connection.terminate()
 
@@ -117,6 +131,7 @@ class Upkeep:
                 await self.make_partitions()
                 if self._clock.monotonic() - retained_at >= RETENTION_SECONDS:
                     await self.remove_old()
+                    await self.analyze()
                     retained_at = self._clock.monotonic()
             except _FAILURES as error:
                 self._log.warning("upkeep_failed", reason=type(error).__name__)

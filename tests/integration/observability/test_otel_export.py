@@ -175,9 +175,8 @@ async def test_a_dead_collector_is_told_of_without_a_secret() -> None:
         dead = f"http://127.0.0.1:{free_port()}"
         async with GenAiExport(endpoint=dead, headers=f"authorization={SECRET}", shutdown_seconds=3.0) as export:
             export.emit(ENDED)
-    told = [entry for entry in logs if entry["event"] == "otlp_export_failed"]
-    assert told
-    assert "ConnectionError" in told[0]["detail"]
+    told = [entry["detail"] for entry in logs if entry["event"] == "otlp_export_failed"]
+    assert any("ConnectionError" in detail for detail in told)
     assert SECRET not in str(logs)
     assert not any("exc_info" in entry for entry in logs)
 
@@ -188,7 +187,7 @@ async def test_what_the_sdk_says_of_headers_it_cannot_read_is_not_repeated(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "a-secret-alone")
     with capture_logs() as logs:
         await export_all(collector, ENDED)
-    assert [entry["source"] for entry in logs][:1] == ["opentelemetry.util.re"]
+    assert "opentelemetry.util.re" in [entry.get("source") for entry in logs]
     assert "a-secret-alone" not in str(logs)
 
 
