@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from hx_gateway.kit.breaker import Attempt, CircuitBreaker, CircuitOpen
 
 OUTCOMES = ("success", "failure", "cancelled", "closed", "ignored", "ignored failure")
+LUCK = st.sampled_from([0.0, 0.25, 0.75])
 ERRORS: dict[str, BaseException | None] = {
     "success": None,
     "failure": OSError("refused"),
@@ -60,10 +61,14 @@ class BreakerMachine(RuleBasedStateMachine):
     tickets: Bundle[Ticket] = Bundle("tickets")
 
     @initialize(
-        failures=st.integers(1, 3), window=st.integers(1, 90), opened=st.integers(1, 6), successes=st.integers(1, 3)
+        failures=st.integers(1, 3),
+        window=st.integers(1, 90),
+        opened=st.integers(1, 6),
+        successes=st.integers(1, 3),
+        luck=LUCK,
     )
-    def build(self, failures: int, window: int, opened: int, successes: int) -> None:
-        self.now, self.luck = 500.0, 0.0
+    def build(self, failures: int, window: int, opened: int, successes: int, luck: float) -> None:
+        self.now, self.luck = 500.0, luck
         self.failures, self.window, self.open_seconds, self.successes = failures, window, opened * 10, successes
         self.told: list[tuple[str, str]] = []
         self.expected: list[tuple[str, str]] = []
@@ -92,7 +97,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def recent(self) -> int:
         return sum(1 for second in self.period.failures if second > self.now - self.window)
 
-    @rule(seconds=st.integers(1, 90) | st.just(100_000), luck=st.sampled_from([0.0, 0.25, 0.75]))
+    @rule(seconds=st.integers(1, 90) | st.just(100_000), luck=LUCK)
     def time_passes(self, seconds: int, luck: float) -> None:
         self.now += seconds
         self.luck = luck
