@@ -50,8 +50,10 @@ class Record:
 
         async def run() -> None:
             connection = await asyncpg.connect(self._database)
-            await connection.execute(statement)
-            await connection.close()
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
 
         asyncio.run(run())
 
@@ -72,5 +74,8 @@ def record(servers: Servers) -> Iterator[Record]:
     with tempfile.TemporaryDirectory(prefix="hxgw-") as directory:
         environ = {"PG_URL": servers.postgres.url, "REDIS_URL": "none", "QDRANT_URL": "none", "HX_EVENT_BATCH_MS": "50"}
         gateway = Gateway(environ, Path(directory)).start()
-        yield Record(gateway, servers.postgres.url)
+        made = Record(gateway, servers.postgres.url)
+        # It serves before its schema is there.
+        gateway.wait_until(lambda: made.ask("GET", "/dead_letters").status == 200)
+        yield made
         gateway.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -315,6 +317,27 @@ def test_a_letter_that_a_person_mended_is_stored_as_mended(record: Record) -> No
     finally:
         record.execute("ALTER TABLE agent_observability.trace_events DROP CONSTRAINT no_poison")
         record.execute("DELETE FROM hx_gateway.dead_letters")
+
+
+def test_any_number_of_letters_is_purged(record: Record) -> None:
+    record.execute(
+        "INSERT INTO hx_gateway.dead_letters (tenant_id, target) "
+        "SELECT CASE WHEN n > 10000 THEN 'other' ELSE 'many' END, 'x' FROM generate_series(1, 10010) AS n"
+    )
+    later = f"{datetime.now(UTC) + timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    assert record.ask("DELETE", f"/dead_letters?tenant_id=many&older_than={later}").json() == {"deleted": 10_000}
+    assert record.ask("DELETE", f"/dead_letters?tenant_id=many&older_than={later}").json() == {"deleted": 0}
+    assert record.ask("DELETE", f"/dead_letters?tenant_id=other&older_than={later}").json() == {"deleted": 10}
+
+
+async def test_letters_that_somebody_holds_are_given_up_on(record: Record, servers: Servers) -> None:
+    connection = await asyncpg.connect(servers.postgres.url)
+    try:
+        await connection.execute("BEGIN; LOCK TABLE hx_gateway.dead_letters IN ACCESS EXCLUSIVE MODE")
+        answer = await asyncio.to_thread(record.ask, "GET", "/dead_letters")
+    finally:
+        await connection.close()
+    assert (answer.status, answer.json()["code"]) == (504, "narrow_the_window")
 
 
 def test_retention_says_what_it_would_do_and_does_it(record: Record) -> None:

@@ -14,7 +14,7 @@ import typer
 from hx_gateway import __version__
 from hx_gateway.app import GatewayApp, build_app
 from hx_gateway.cli.embedded import EmbeddedStores
-from hx_gateway.cli.server import make_server
+from hx_gateway.cli.server import calm_collector, make_server
 from hx_gateway.cli.start import Installation, fail, open_installation, read_settings
 from hx_gateway.cli.workers import serve_with_workers
 from hx_gateway.errors import HXError
@@ -92,6 +92,7 @@ def _serve_alone(
     app = build_app(settings)
     server = make_server(settings, app, on_second=stores.check)
     _announce(app, settings, installation, listener)
+    calm_collector()
     server.run(sockets=[listener])
 
 

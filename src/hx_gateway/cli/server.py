@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,16 @@ from hx_gateway.settings import Settings
 BACKLOG = 2048
 # What is left when the drain time is over has been told to stop; this is for it to do so.
 LAST_SECONDS = 5
+# Objects until the collector looks. What a batch of events makes is gone by itself; to look at it again and again costs
+# a fifth of the time that taking it does.
+COLLECT_AFTER = (50_000, 20, 100)
+
+
+def calm_collector() -> None:
+    """Let the garbage collector pass over what lives as long as the process, and come by less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def make_server(settings: Settings, app: GatewayApp, *, on_second: Callable[[], None] | None = None) -> GatewayServer:

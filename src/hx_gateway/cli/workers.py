@@ -13,7 +13,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from hx_gateway.app import build_app
-from hx_gateway.cli.server import BACKLOG, make_server
+from hx_gateway.cli.server import BACKLOG, calm_collector, make_server
 from hx_gateway.log import configure_logging
 from hx_gateway.settings import Settings
 from hx_gateway.telemetry import forget_process
@@ -34,6 +34,7 @@ class Worker(Process):
             ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         configure_logging(level=self._settings.log_level, style=self._settings.log_format)
         self._server = make_server(self._settings, build_app(self._settings))
+        calm_collector()
         super().target(sockets)
 
 

@@ -22,6 +22,7 @@ from hx_gateway.journal.counts import JournalCounts, TableCounts
 from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.journal.format import (
     MAX_PAYLOAD_BYTES,
+    RECORD_HEADER_BYTES,
     RECORD_MAGIC,
     SEGMENT_HEADER_BYTES,
     SHEDDABLE,
@@ -103,6 +104,8 @@ class Journal:
         self.active: Segment | None = None
         self.unseen_rows = 0
         self._unseen_bytes = 0
+        self._wake_rows: float = self.options.wake_rows
+        self._wake_bytes: float = self.options.wake_bytes
         self._held: dict[int, Segment] = {}
         # Segments that hold nothing to drop any more: under pressure (False), or by age either (True).
         self._spared: dict[int, bool] = {}
@@ -149,17 +152,18 @@ class Journal:
         """Write one record of at most 8 MiB and return its number. Raises :class:`JournalRefused`."""
         if self._pressed and flags & SHEDDABLE and self.kinds[kind].policy is Policy.SHED:
             return self._shed(kind, rows)
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a record of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        length = len(payload)
+        if length > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a record of {length} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
         seq, table = self._seq + 1, self._tables[kind]
         tail = pack_tail(seq, kind, flags, rows, low, high)
-        record = pack_head(RECORD_MAGIC, len(payload), crc32(payload, crc32(tail))) + tail + payload
-        segment = self.active
-        if segment is None or segment.end + len(record) > segment.size:
-            segment = self._room_for(kind, len(record), rows)
+        record = pack_head(RECORD_MAGIC, length, crc32(payload, crc32(tail))) + tail + payload
+        size, segment = length + RECORD_HEADER_BYTES, self.active
+        if segment is None or segment.end + size > segment.size:
+            segment = self._room_for(kind, size, rows)
         try:
-            if os.pwrite(segment.fd, record, segment.end) == len(record):
-                segment.end += len(record)
+            if os.pwrite(segment.fd, record, segment.end) == size:
+                segment.end += size
             else:
                 segment.write(record)
         except OSError as error:
@@ -170,8 +174,10 @@ class Journal:
         if self._syncer is not None:
             self._syncer.wrote(segment, seq, record)
         self.unseen_rows += rows
-        self._unseen_bytes += len(record)
-        if self.unseen_rows >= self.options.wake_rows or self._unseen_bytes >= self.options.wake_bytes:
+        self._unseen_bytes += size
+        if self.unseen_rows >= self._wake_rows or self._unseen_bytes >= self._wake_bytes:
+            # Once is enough until the drain looks.
+            self._wake_rows = self._wake_bytes = math.inf
             self.arrived.set()
         return seq
 
@@ -199,6 +205,7 @@ class Journal:
         """The drain looks now: wake it for what comes after."""
         self.arrived.clear()
         self.unseen_rows = self._unseen_bytes = 0
+        self._wake_rows, self._wake_bytes = self.options.wake_rows, self.options.wake_bytes
 
     def tick(self) -> None:
         """Do what time asks for: measure the disk, end an old segment, drop what is too old. Once a second or so."""
@@ -286,6 +293,11 @@ class Journal:
         first_seq, created = self._seq + 1, _now_us()
         if self.options.durability is Durability.MEMORY:
             return Segment.in_memory(self.stream, first_seq, size=size, created_us=created)
+        if self._folder is not None and not self._folder.path.is_dir():
+            # Somebody removed it, and what was in it; what comes now is kept all the same.
+            self._log.error("journal_folder_gone", journal=self.name)
+            self._folder.release()
+            self._folder = None
         if self._folder is None:
             self._folder = StreamFolder.create(self.root)
         folder = self._folder
@@ -336,16 +348,13 @@ class Journal:
         if not self._open:
             raise JournalClosed(f"the journal {self.name!r} is not open, or belongs to the parent of this process")
         self._seal()
-        try:
+        while True:
             try:
                 return self._begin_segment(least=size)
-            except JournalRefused:
+            except JournalRefused as refusal:
                 if self.kinds[kind].policy is not Policy.DROP_OLDEST or not self._drop_oldest("drop_oldest"):
+                    self.counts.of(self.kinds[kind].name).refuse(refusal.reason, rows)
                     raise
-                return self._begin_segment(least=size, over_budget=True)
-        except JournalRefused as refusal:
-            self.counts.of(self.kinds[kind].name).refuse(refusal.reason, rows)
-            raise
 
     def _write_elsewhere(self, record: bytes, error: OSError, kind: int, rows: int) -> Segment:
         """Write a record to a new segment after the active one failed: a bad sector must not end the journal."""

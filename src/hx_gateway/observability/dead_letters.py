@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from hx_gateway.db.schemas import GATEWAY_SCHEMA
-from hx_gateway.errors import InvalidRequest, NotFound
+from hx_gateway.errors import InvalidRequest, NotFound, Unavailable
 from hx_gateway.journal.copy_rows import decode_row, encode_row, row_time, split_rows
 from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.journal.kinds import Kind
+from hx_gateway.migrations.runner import DRIVER_ERRORS
 from hx_gateway.observability.ingest import no_record
 from hx_gateway.observability.layer import DatabaseIntegrationLayer
+from hx_gateway.observability.repository import QueryTooSlow
 
 MAX_AT_ONCE = 1_000
+PURGED_AT_ONCE = 5_000
 
 _TABLE = f"{GATEWAY_SCHEMA}.dead_letters"
 _SHOWN = "id, created_at, tenant_id, stream_id, seq, ordinal, target, sqlstate, error, replayed_at"
@@ -37,8 +40,15 @@ WHERE tenant_id = $1 AND target = $2 AND replayed_at IS NULL AND id > $3 ORDER B
 """  # noqa: S608
 _REPLAYED = f"UPDATE {_TABLE} SET replayed_at = now() WHERE tenant_id = $1 AND id = ANY($2::bigint[])"  # noqa: S608
 _PURGE_IDS = f"DELETE FROM {_TABLE} WHERE tenant_id = $1 AND id = ANY($2::bigint[])"  # noqa: S608
-_PURGE_OLD = f"DELETE FROM {_TABLE} WHERE tenant_id = $1 AND created_at < $2"  # noqa: S608
+# So many that a statement ends in time, whatever there is.
+_PURGE_OLD = f"""
+DELETE FROM {_TABLE} WHERE tenant_id = $1 AND id = ANY(ARRAY(
+    SELECT id FROM {_TABLE} WHERE tenant_id = $1 AND created_at < $2 ORDER BY id LIMIT {PURGED_AT_ONCE}
+))
+"""  # noqa: S608
 _LARGEST = (1 << 63) - 1
+# SQLSTATEs: query_canceled; undefined_table, invalid_schema_name.
+_CANCELED, _NOT_THERE = "57014", ("42P01", "3F000")
 
 
 @dataclass(slots=True)
@@ -58,15 +68,25 @@ class Replay:
 
 
 class DeadLetters:
-    """One tenant's dead letters at a time. Raises ``Unavailable`` while the database is away."""
+    """One tenant's dead letters at a time. Raises ``Unavailable`` while the database is away, ``QueryTooSlow``."""
 
     def __init__(self, layer: DatabaseIntegrationLayer) -> None:
         self._layer = layer
 
-    def _connection(self) -> AbstractAsyncContextManager[Any]:
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
         if self._layer.postgres is None:
             raise no_record()
-        return self._layer.postgres.acquire()
+        async with self._layer.postgres.acquire() as connection:
+            try:
+                yield connection
+            except DRIVER_ERRORS as error:
+                state = getattr(error, "sqlstate", None)
+                if state == _CANCELED:
+                    raise QueryTooSlow("The database gave up: somebody else holds the letters.") from error
+                if state in _NOT_THERE:
+                    raise Unavailable("The record's tables are not there yet.") from error
+                raise
 
     async def page(
         self,
@@ -129,7 +149,7 @@ class DeadLetters:
             if not result.replayed:
                 raise
             result.next_after = result.replayed[-1]
-        if False:
+        if result.replayed:
             async with self._connection() as connection:
                 await connection.execute(_REPLAYED, tenant_id, result.replayed)
 
@@ -149,9 +169,12 @@ class DeadLetters:
     async def purge(self, tenant_id: str, *, ids: Sequence[int] | None, older_than: datetime | None) -> int:
         """Delete letters by their ids, or those made before a moment; return how many."""
         statement, value = (_PURGE_IDS, list(ids)) if ids is not None else (_PURGE_OLD, older_than)
-        async with self._connection() as connection:
-            done = await connection.execute(statement, tenant_id, value)
-        return int(done.rpartition(" ")[2])
+        deleted, last = 0, PURGED_AT_ONCE
+        while last == PURGED_AT_ONCE:
+            async with self._connection() as connection:
+                last = int((await connection.execute(statement, tenant_id, value)).rpartition(" ")[2])
+            deleted += last
+        return deleted
 
 
 def _row_of(kind: Kind, record: Mapping[str, Any]) -> bytes | None:

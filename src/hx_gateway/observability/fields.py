@@ -154,8 +154,6 @@ def _cleaned(name: str, value: Any, depth: int) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise invalid(name, f"holds {value}, which JSON has no form for")
     if value is None or isinstance(value, bool | int | float):
-        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-            raise invalid(name, "holds a whole number of more than 64 bits")
         return value
     if isinstance(value, Mapping):
         return {repaired(str(key)): _cleaned(name, item, depth + 1) for key, item in value.items()}

@@ -6,12 +6,11 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
+import msgspec
 import structlog
 
 from hx_gateway.errors import HXError, Unavailable
@@ -48,8 +47,7 @@ JOURNAL = "events"
 DEFAULT_TENANT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """What became of one event of a batch: kept, or why not."""
 
     event_id: str | None = None
@@ -186,7 +184,10 @@ class DatabaseIntegrationLayer:
         **more: Any,
     ) -> None:
         """Record a trace event. ``more`` as in :meth:`hx_gateway.observability.rows.Rows.trace_event`."""
-        row = self._trace_event(trace_id, event_type, level, message, agent_name, task_id, **more)
+        if more:
+            row = self._trace_event(trace_id, event_type, level, message, agent_name, task_id, **more)
+        else:
+            row = self._trace_event(trace_id, event_type, level, message, agent_name, task_id)
         time_us = row.time_us
         seq = self._append(TRACE_EVENTS, row.data, 1, time_us, time_us, row.flags)
         if self._syncs:
@@ -251,8 +252,11 @@ class DatabaseIntegrationLayer:
             except TypeError as error:
                 results.append(Accepted(error=_wrong_arguments(error)))
                 continue
-            groups.setdefault(row.flags, []).append((index, row))
-            results.append(Accepted(event_id=str(UUID(bytes=row.data[18:34]))))
+            group = groups.get(row.flags)
+            if group is None:
+                group = groups[row.flags] = []
+            group.append((index, row))
+            results.append(Accepted(event_id=row.event_id))
         last = self._add_groups(number, list(groups.values()), results)
         if self._syncs and last:
             await self.journal.synced(last)

@@ -22,7 +22,7 @@ from hx_gateway.db.schemas import (
     TRANSFORMATION_EVENTS,
     PartitionedTable,
 )
-from hx_gateway.errors import HXError, InvalidRequest
+from hx_gateway.errors import HXError, InvalidRequest, Unavailable
 from hx_gateway.observability.cursors import Position, decode_cursor, encode_cursor
 from hx_gateway.observability.filters import (
     MAX_LIMIT,
@@ -295,6 +295,10 @@ class RecordRepository:
         except QueryTooSlow:
             self.figures.failures += 1
             raise
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            # The server answers before the first migration is through.
+            self.figures.failures += 1
+            raise Unavailable("The record's tables are not there yet.") from error
         except _DRIVER_ERRORS as error:
             self.figures.failures += 1
             if classify(error).kind is FailureKind.UNKNOWN:

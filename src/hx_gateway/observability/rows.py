@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -44,8 +45,8 @@ _LEVEL = struct.Struct(">ih")
 _EMPTY_OBJECT = b"\0\0\0\x03\x01{}"
 _EMPTY_LIST = b"\0\0\0\x03\x01[]"
 _TRUE, _FALSE = b"\0\0\0\x01\x01", b"\0\0\0\x01\0"
-_LEVEL_FIELDS = {name: _LEVEL.pack(2, number) for name, number in LEVELS.items()}
-_LOW_LEVELS = frozenset(name for name, number in LEVELS.items() if number < _WARN)
+# The columns that most events leave empty, as one field each.
+_NO_SPANS, _NOBODY = NULL * 2, NULL * 3
 _COUNTS = {number: len(form.columns) for number, form in FORMATS.items()}
 _TRACE_COLUMNS = _COUNTS[TRACE_EVENTS]
 
@@ -56,6 +57,12 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     time_us: int
     flags: int = 0
+
+    @property
+    def event_id(self) -> str:
+        """The event's id as text."""
+        digits = self.data[18:34].hex()
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Rows:
@@ -115,11 +122,8 @@ class Rows:
         tenant_id: str = "default",
     ) -> Row:
         """Return a row of ``trace_events``. Raises :class:`InvalidEvent`."""
-        level_field = _LEVEL_FIELDS.get(level) if type(level) is str else None
-        flags = SHEDDABLE if level in _LOW_LEVELS else 0
-        if level_field is None:
-            number = _level_number(level)
-            level_field, flags = _LEVEL.pack(2, number), SHEDDABLE if number < _WARN else 0
+        known = _LEVELS.get(level) if type(level) is str else None
+        level_field, flags = known if known is not None else _other_level(level)
         if timestamp is None and event_id is None and metadata is None:
             # Nearly every event: what _begin does, without its questions.
             time_us, metadata_field = self._time_ns() // 1000 - EPOCH_US, _EMPTY_OBJECT
@@ -127,28 +131,25 @@ class Rows:
             common = _pack_common(_TRACE_COLUMNS, 8, time_us, 16, high, low, 8, time_us, 1, False)
         else:
             common, time_us, metadata_field = self._begin(TRACE_EVENTS, timestamp, event_id, metadata)
-        return Row(
-            b"".join(
-                (
-                    common,
-                    self._tenant[tenant_id],
-                    self._trace[trace_id],
-                    self._span[span_id],
-                    self._parent[parent_span_id],
-                    self._event_type[event_type],
-                    level_field,
-                    self._message[message],
-                    self._agent[agent_name],
-                    self._task[task_id],
-                    self._session[session_id],
-                    self._user[user_id],
-                    NULL if duration_ms is None else encode_duration("duration_ms", duration_ms),
-                    metadata_field,
-                )
-            ),
-            time_us,
-            flags,
+        spans, people = _NO_SPANS, _NOBODY
+        if span_id is not None or parent_span_id is not None:
+            spans = self._span[span_id] + self._parent[parent_span_id]
+        if session_id is not None or user_id is not None or duration_ms is not None:
+            people = self._session[session_id] + self._user[user_id] + encode_duration("duration_ms", duration_ms)
+        parts = (
+            common,
+            self._tenant[tenant_id],
+            self._trace[trace_id],
+            spans,
+            self._event_type[event_type],
+            level_field,
+            self._message[message],
+            self._agent[agent_name],
+            self._task[task_id],
+            people,
+            metadata_field,
         )
+        return Row(b"".join(parts), time_us, flags)
 
     def routing_decision(
         self,
@@ -303,12 +304,17 @@ def _uuid(value: UUID | str) -> UUID:
         raise invalid("event_id", f"must be a UUID, not {value!r:.60}") from None
 
 
-def _level_number(level: object) -> int:
-    try:
-        return level_number(str(level)) if isinstance(level, str) else _unknown_level(level)
-    except KeyError:
-        return _unknown_level(level)
+def _level(number: int) -> tuple[bytes, int]:
+    """Return a level's field and the flags of its record."""
+    return _LEVEL.pack(2, number), SHEDDABLE if number < _WARN else 0
 
 
-def _unknown_level(level: object) -> int:
+_LEVELS = {name: _level(number) for name, number in LEVELS.items()}
+
+
+def _other_level(level: object) -> tuple[bytes, int]:
+    """Return the same for a name in another case or of Python's logging."""
+    if isinstance(level, str):
+        with suppress(KeyError):
+            return _level(level_number(level))
     raise invalid("level", f"must be one of {', '.join(LEVELS)}, not {level!r:.50}")

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from hx_gateway.errors import HXError
+from hx_gateway.errors import HXError, Unavailable
 from hx_gateway.kit.breaker import CircuitState
 from hx_gateway.observability import (
     DatabaseConfig,
@@ -30,6 +30,8 @@ from hx_gateway.observability import (
 from hx_gateway.observability.figures import RecordFigures
 from hx_gateway.telemetry import Metrics
 from tests.fixtures.gateway import free_port
+from tests.fixtures.servers import Servers
+from tests.integration.db.databases import fresh_database
 
 NOBODY = "postgresql://nobody@127.0.0.1:{port}/nowhere"
 
@@ -104,6 +106,15 @@ async def test_without_a_database_events_wait_and_the_next_start_stores_them(dat
         while not await db.query_trace_events(trace_id="t1"):
             assert await db.flush(5)
         assert db.journal.counts.of("trace_events").recovered == 1
+
+
+async def test_before_the_tables_are_there_a_query_says_so(servers: Servers, tmp_path: Path) -> None:
+    with fresh_database(servers.postgres) as url:
+        async with layer(url, tmp_path, migrate=False) as db:
+            assert db.postgres is not None
+            assert await db.postgres.healthy()
+            with pytest.raises(Unavailable, match="not there yet"):
+                await db.query_trace_events()
 
 
 async def test_an_open_circuit_is_unhealthy_and_says_why(tmp_path: Path) -> None:

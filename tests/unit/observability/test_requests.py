@@ -20,6 +20,8 @@ from hx_gateway.observability.requests import METRICS_SECONDS, RequestRecorder
 from tests.unit.observability.requests_made import ENDED, REFUSED, finished, journal_in, records_in, shown
 
 REQUESTS = 16
+# By CRC-32 of the id: what one version chose, every other must.
+KNOWN = [0, 1, 4, 5, 8, 9]
 IDS = [f"req_{number}" for number in range(2000)]
 
 
