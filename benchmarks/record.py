@@ -76,8 +76,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=500_000, help="events a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--events", type=int, default=1_000_000, help="events a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=2, help="to PostgreSQL, for both sides")
     parser.add_argument("--http-events", type=int, default=500_000)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events, two rounds")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 class TableCounts:
     """Rows of one table since this process began.
 
-    ``recovered`` were found in journals of processes that ended; ``dropped`` is by reason; ``lost`` are rows of
-    records that could not be read back. ``refused`` were never taken: their callers were told, they are not received.
+    ``recovered`` were found in journals of processes that ended; ``dropped`` is by reason. ``refused`` were never
+    taken: their callers were told, they are not received.
     """
 
     received: int = 0
@@ -46,7 +46,11 @@ class TableCounts:
 
 @dataclass(slots=True)
 class JournalCounts:
-    """All figures of one journal. ``tables`` is by the name of a record kind."""
+    """All figures of one journal. ``tables`` is by the name of a record kind.
+
+    ``lost_records`` are missing with the ``corrupt_ranges``, by the numbers before and behind them: how many rows
+    those held, nobody can tell.
+    """
 
     tables: dict[str, TableCounts] = field(default_factory=dict)
     corrupt_ranges: int = 0

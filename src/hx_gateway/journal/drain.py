@@ -241,7 +241,7 @@ class Drain:
                 self._backlog.release(reading)
                 async with self._moved:
                     self._moved.notify_all()
-            if wait:
+            if wait and not self._stopping:
                 await asyncio.sleep(wait)
 
     async def _step(self, lane: _Lane, reading: Reading, backoff: Backoff) -> float:
@@ -312,7 +312,7 @@ class Drain:
                 self._log.error("journal_paused", journal=self.journal.name, reason=reason, detail=type(error).__name__)
             reading.paused = reason
             reading.resting_until = time.monotonic() + self._options.pause_seconds
-            return min(MAX_PAUSED_SECONDS, self._options.pause_seconds)
+            return min(MAX_PAUSED_SECONDS, self._options.pause_seconds / 10)
         self._log.warning("journal_batch_failed", journal=self.journal.name, reason=reason, outcome=str(outcome))
         return backoff.next()
 
@@ -332,9 +332,10 @@ class Drain:
         if not reading.known:
             self._reached(reading, await read_cursor(connection, _place(reading)))
         last_seq = chunk.records[-1].seq
-        fresh = [record for record in chunk.records if record.seq > reading.applied_seq]
-        before = [record for record in chunk.records if record.seq <= reading.applied_seq]
-        self._count_before(reading, before)
+        fresh = chunk.records
+        if fresh[0].seq <= reading.applied_seq:
+            self._count_before(reading, [record for record in fresh if record.seq <= reading.applied_seq])
+            fresh = [record for record in fresh if record.seq > reading.applied_seq]
         if fresh:
             rows = self._expanded(fresh)
             began = time.perf_counter()
@@ -349,7 +350,8 @@ class Drain:
     def _expanded(self, records: list[Record]) -> list[Record]:
         """Return ``records`` with those that stand for others replaced by them."""
         kinds = self.journal.kinds
-        if all((kind := kinds.get(record.kind)) is None or kind.expand is None for record in records):
+        found = (kinds.get(number) for number in {record.kind for record in records})
+        if all(kind is None or kind.expand is None for kind in found):
             return records
         expanded: list[Record] = []
         for record in records:

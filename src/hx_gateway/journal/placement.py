@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -21,6 +22,7 @@ from hx_gateway.kit.clock import Clock
 
 Span: TypeAlias = "tuple[datetime, datetime]"
 
+_kind_of, _low_of, _high_of = attrgetter("kind"), attrgetter("low"), attrgetter("high")
 _TABLES = {table.name: table for table in PARTITIONED_TABLES}
 # Of a row: its time, and whether that was changed (see the columns that all partitioned tables begin with).
 _TIME = slice(6, 14)
@@ -45,9 +47,9 @@ class Placement:
     ) -> tuple[Sequence[Record], dict[str, int]]:
         """Return the records to apply and how many rows of which table were dropped. Not inside a transaction."""
         spans: dict[int, tuple[int, int]] = {}
-        for record in records:
-            low, high = spans.get(record.kind, (record.low, record.high))
-            spans[record.kind] = (min(low, record.low), max(high, record.high))
+        for number in set(map(_kind_of, records)):
+            same = [record for record in records if record.kind == number]
+            spans[number] = (min(map(_low_of, same)), max(map(_high_of, same)))
         lost = [
             number
             for number, (low, high) in spans.items()
