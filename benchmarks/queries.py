@@ -32,6 +32,7 @@ from benchmarks.figures import read_stat, steal_share
 from benchmarks.query_cases import Case, cases, under_load
 from benchmarks.run import machine
 from benchmarks.targets import OUT
+from hx_gateway.cli.server import calm_collector
 from hx_gateway.db.partitions import partition_name
 from hx_gateway.db.schemas import OBSERVABILITY_SCHEMA, TRACE_EVENTS
 from hx_gateway.observability.filters import TraceFilters
@@ -84,6 +85,7 @@ def main() -> None:
     console = Console(width=110)
     plan = Plan(options.rows, options.seed)
     began = read_stat()
+    calm_collector()
     with server(options, console) as dsn:
         loaded = load_events.load(dsn, plan, 2, console)
         load_events.report(loaded, plan, console)

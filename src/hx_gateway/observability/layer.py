@@ -113,7 +113,12 @@ class DatabaseIntegrationLayer:
             min_size=min(config.pool_min_size, config.pool_max_size),
             max_size=config.pool_max_size,
             connect_timeout=config.connect_seconds,
-            pool_options={**QUERY_POOL_OPTIONS, "max_queries": config.max_queries_per_connection},
+            pool_options={
+                **QUERY_POOL_OPTIONS,
+                "max_queries": config.max_queries_per_connection,
+                # A new connection's first query plans for all partitions: none is closed for having been idle.
+                "max_inactive_connection_lifetime": 0,
+            },
         )
         self.repository = RecordRepository(self.postgres)
         self.drain = Drain(

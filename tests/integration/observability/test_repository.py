@@ -19,7 +19,7 @@ from benchmarks.events import DAYS, FIRST_DAY, LAST_DAY
 
 from hx_gateway.db.partitions import ensure_partitions, partition_name
 from hx_gateway.db.schemas import PARTITIONED_TABLES, TRACE_EVENTS, PartitionedTable
-from hx_gateway.errors import InvalidRequest
+from hx_gateway.errors import InvalidRequest, Unavailable
 from hx_gateway.migrations.runner import upgrade
 from hx_gateway.observability.filters import MAX_LIMIT, RecordFilters, RoutingFilters, TraceFilters
 from hx_gateway.observability.repository import (
@@ -481,14 +481,14 @@ async def test_a_query_that_takes_too_long_is_ended_and_says_what_to_do(
     assert len((await repository.trace_events(filters)).items) == 1
 
 
-async def test_a_database_without_the_tables_is_a_fault_of_ours_and_not_of_the_database(servers: Servers) -> None:
+async def test_a_database_that_is_not_migrated_yet_is_told_as_such(servers: Servers) -> None:
     connection = await asyncpg.connect(servers.postgres.url)
     await connection.execute("DROP DATABASE IF EXISTS bare")
     await connection.execute("CREATE DATABASE bare")
     await connection.close()
     url = servers.postgres.url.removesuffix("/postgres") + "/bare"
     async with asyncpg.create_pool(url, min_size=1, max_size=1, **QUERY_POOL_OPTIONS) as pool:
-        with pytest.raises(asyncpg.UndefinedTableError):
+        with pytest.raises(Unavailable, match="not there yet"):
             await RecordRepository(pool).trace_events(TraceFilters(tenant_id="default"))
 
 
