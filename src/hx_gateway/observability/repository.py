@@ -211,9 +211,9 @@ class QueryFigures:
 class RecordRepository:
     """Queries of one tenant at a time. A connection is held for one statement only.
 
-    Fail-closed: raises ``Unavailable`` before the first migration, ``DependencyError`` while the database is away or busy, :class:`QueryTooSlow` when it gives up,
-    :class:`~hx_gateway.errors.InvalidRequest` for a bad cursor or bound. A driver's error that is a statement's fault
-    stays the driver's.
+    Fail-closed: raises ``Unavailable`` before the first migration, ``DependencyError`` while the database is away or
+    busy, :class:`QueryTooSlow` when it gives up, :class:`~hx_gateway.errors.InvalidRequest` for a bad cursor or bound.
+    A driver's error that is a statement's fault stays the driver's.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
