@@ -85,7 +85,9 @@ def record_faults() -> str:
         "HX_TEST_OUTAGE_SECONDS": str(OUTAGE_SECONDS),
         "HX_TEST_OUTAGE_RATE": str(OUTAGE_RATE),
     }
-    return _pytest("tests/faults/test_record.py", "--timeout=3600", environ=counts)
+    return _pytest(
+        "tests/faults/test_record.py", "tests/faults/test_record_rows.py", "-k", "postgres18", environ=counts
+    )
 
 
 def bench_events() -> str:

@@ -26,6 +26,8 @@ class Reading:
     offset: int = SEGMENT_HEADER_BYTES
     applied_seq: int = 0
     known: bool = True
+    # Rows of a batch that was not too much for the time it has; None: as many as the options say.
+    most_rows: int | None = None
     # The last record whose rows were counted: after a failure some are read again.
     counted_seq: int = 0
     # The last record that was read, applied or not.
@@ -35,6 +37,15 @@ class Reading:
     # Why it waits for a person, and until when it is left alone (monotonic seconds).
     paused: str | None = None
     resting_until: float = 0.0
+
+    def was_too_much(self, records: int) -> None:
+        """Note a batch that ran out of time: half of it may be done in time by a slow database."""
+        self.most_rows = max(1, records // 2)
+
+    def took_it(self, usual_rows: int) -> None:
+        """Note a batch that was applied: after one that was made smaller, they grow again."""
+        if self.most_rows is not None:
+            self.most_rows = 2 * self.most_rows if 2 * self.most_rows < usual_rows else None
 
     @property
     def key(self) -> tuple[UUID, int]:

@@ -250,7 +250,9 @@ class Drain:
             return min(self.breaker.retry_after_seconds, 1.0)
         try:
             chunk = await self._backlog.read(
-                reading, max_rows=self._options.batch_rows, max_bytes=self._options.batch_bytes
+                reading,
+                max_rows=reading.most_rows or self._options.batch_rows,
+                max_bytes=self._options.batch_bytes,
             )
         except (FileNotFoundError, KeyError) as error:
             # Gone: the journal dropped it by its policy, or another host drained the same folder.
@@ -279,6 +281,7 @@ class Drain:
             assert failure is not None
             return self._after(reading, failure, backoff)
         backoff.reset()
+        reading.took_it(self._options.batch_rows)
         if reading.paused is not None and reading.known:
             reading.paused = None
             self.figures.paused = self._backlog.pause_reason()
@@ -298,6 +301,8 @@ class Drain:
         except Exception as error:  # noqa: BLE001 - the edge of a batch: the records stay, whatever went wrong
             lane.drop()
             reading.known = False
+            if isinstance(error, TimeoutError):
+                reading.was_too_much(len(chunk.records))
             self.figures.failed(error)
             return error
         finally:

@@ -98,6 +98,11 @@ class Upkeep:
         finally:
             connection.terminate()
 
+    async def _surely_past(self, connection: Any) -> datetime:
+        """Return the earlier of our time and the database's: a clock that is years ahead must not empty the tables."""
+        theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        return min(self._clock.now(), theirs)
+
     async def analyze(self) -> None:
         """Let the planner know the tables as a whole: autovacuum looks at their partitions only."""
         await self.prepare()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -145,3 +146,16 @@ async def test_an_adopted_folder_goes_with_its_last_segment(tmp_path: Path) -> N
     assert not other.folder.exists()
     assert backlog.idle
     made.close()
+
+
+def test_a_batch_that_runs_out_of_time_is_halved_and_grows_again() -> None:
+    reading = Reading(uuid4(), 1, Path("segment"), own=True)
+    reading.was_too_much(5000)
+    assert reading.most_rows == 2500
+    reading.was_too_much(1)
+    assert reading.most_rows == 1
+    sizes = []
+    for _ in range(4):
+        reading.took_it(8)
+        sizes.append(reading.most_rows)
+    assert sizes == [2, 4, None, None]
