@@ -91,10 +91,8 @@ class Upkeep:
         connection = await self._connect()
         try:
             await connection.execute(_FORGOTTEN)
-            return {
-                table.name: await self._remove_from(connection, table, self._clock.now())
-                for table in PARTITIONED_TABLES
-            }
+            now = await self._surely_past(connection)
+            return {table.name: await self._remove_from(connection, table, now) for table in PARTITIONED_TABLES}
         finally:
             connection.terminate()
 
