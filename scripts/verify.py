@@ -1,6 +1,7 @@
 """Runs the counts that claims rest on, one step after the other, and writes what was seen to docs/verification.md.
 
-Steps that passed are kept in .state/ for the commit: a run that was interrupted goes on where it stopped.
+Steps that passed are kept in .state/ for the code below src/: a run that was interrupted, or failed for a test's sake,
+goes on where it stopped. The page names the commit that each step ran on.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ MEMORY_GROWTH = 1.10
 def main() -> None:
     """Run what has not passed yet for this commit; leave with 1 when a step fails."""
     console = Console()
-    commit = _git("rev-parse", "HEAD")
-    state = _load(commit)
+    commit, code = _git("rev-parse", "HEAD"), _git("rev-parse", "HEAD:src")
+    state = _load(code)
     steps: dict[str, Callable[[], str]] = {
         "all tests": all_tests,
         f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
-        f"faults, {FAULT_REPEATS} time(s) more": faults,
         f"record: {KILLS} kills, {OUTAGE_SECONDS} s of outage at {OUTAGE_RATE} events/s": record_faults,
         "record: accepted, drained, HTTP, 3 rounds": bench_events,
         "record: queries over 10 million events": bench_queries,
+        f"faults, {FAULT_REPEATS} time(s) more": faults,
         "benchmark, 5 interleaved rounds": benchmark,
         f"soak, {SOAK_REQUESTS} requests": soak,
     }
@@ -53,11 +54,11 @@ def main() -> None:
         console.print(f"running  {name} ...")
         began = time.monotonic()
         result = step()
-        state["passed"][name] = {"result": result, "seconds": round(time.monotonic() - began)}
+        state["passed"][name] = {"result": result, "seconds": round(time.monotonic() - began), "commit": commit}
         STATE.parent.mkdir(exist_ok=True)
         STATE.write_text(json.dumps(state, indent=2))
+        PAGE.write_text(page(state, list(steps)), encoding="utf-8")
         console.print(f"[green]passed[/]  {name}: {result}")
-    PAGE.write_text(page(state), encoding="utf-8")
     console.print(f"written to {PAGE.relative_to(ROOT)}")
 
 
@@ -131,20 +132,23 @@ def soak() -> str:
     return f"{found['requests']} requests, {found['errors']} errors, memory {early:.1f} → {late:.1f} MiB"
 
 
-def page(state: dict[str, Any]) -> str:
-    """Return the page."""
+def page(state: dict[str, Any], steps: list[str]) -> str:
+    """Return the page; a step that has not run for this code is listed as such."""
     lines = [
         "# Verification",
         "",
         "Written by `make test-long`: what was run, on which commit and machine, and what came of it.",
         "",
-        f"- commit `{state['commit'][:12]}`",
+        f"- code `{state['code'][:12]}` (`git rev-parse HEAD:src`)",
         f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}",
         "",
-        "| step | result | seconds |",
-        "|---|---|---|",
+        "| step | result | seconds | commit |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {name} | {entry['result']} | {entry['seconds']} |" for name, entry in state["passed"].items()]
+    for name in steps:
+        entry = state["passed"].get(name)
+        shown = ("not run", "", "") if entry is None else (entry["result"], entry["seconds"], entry["commit"][:12])
+        lines.append(f"| {name} | {' | '.join(map(str, shown))} |")
     return "\n".join([*lines, ""])
 
 
@@ -180,12 +184,12 @@ def _measured(name: str, *arguments: str) -> dict[str, Any]:
     return results
 
 
-def _load(commit: str) -> dict[str, Any]:
+def _load(code: str) -> dict[str, Any]:
     if STATE.exists():
         state: dict[str, Any] = json.loads(STATE.read_text())
-        if state["commit"] == commit:
+        if state.get("code") == code:
             return state
-    return {"commit": commit, "passed": {}}
+    return {"code": code, "passed": {}}
 
 
 def _git(*arguments: str) -> str:
