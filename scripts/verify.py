@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ FAULT_REPEATS = 1
 KILLS = 200
 OUTAGE_SECONDS = 600
 OUTAGE_RATE = 2000
+RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
 MEMORY_GROWTH = 1.10
 
 
@@ -152,7 +154,10 @@ def page(state: dict[str, Any], steps: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _pytest(*arguments: str, environ: dict[str, str] | None = None, seed: bool = False) -> str:
+def _pytest(
+    *arguments: str, environ: dict[str, str] | None = None, seed: bool = False, figures: re.Pattern[str] | None = None
+) -> str:
+    """Return pytest's last line, and before it the lines of its output that hold ``figures``."""
     options = [f"--hypothesis-seed={SEED}"] if seed else []
     command = [sys.executable, "-m", "pytest", "--timeout=900", *options, *arguments]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environ or {})}, capture_output=True, check=False)
@@ -160,7 +165,8 @@ def _pytest(*arguments: str, environ: dict[str, str] | None = None, seed: bool =
     if done.returncode != 0:
         sys.stdout.write(done.stdout.decode(errors="replace"))
         sys.exit(f"failed: {last}")
-    return last
+    shown = figures.findall(done.stdout.decode(errors="replace")) if figures is not None else []
+    return "; ".join([*shown, last])
 
 
 def _bench(*arguments: str) -> dict[str, Any]:
