@@ -38,7 +38,12 @@ from hx_gateway.translate.embeddings import CONCURRENCY
 from hx_gateway.translate.openai import MAX_CAP, MAX_CHOICES, MAX_INPUTS, MAX_MESSAGES, MAX_MODEL_LENGTH
 from tests.contract.doc_pages import DOCS, PAGES, ROOT, anchors, blocks, example, name_of, read, rows, spans
 
-LOCAL_AND_REGISTRIES = ("/work/", "/root/", "pypi.org", "files.pythonhosted", "registry.npmjs", "deb.debian.org")
+# Written in parts, so that this file does not hold what it looks for.
+LOCAL_AND_REGISTRIES = (
+    *(f"/{folder}/" for folder in ("work", "root")),
+    *(".".join(parts) for parts in (("pypi", "org"), ("files", "pythonhosted"), ("registry", "npmjs"))),
+    *(f"{part}.debian.org" for part in ("deb",)),
+)
 EXAMPLE_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\w+\.example\.org)(?::\d+)?")
 EDGE = EdgeLimits()
 SETTINGS = Settings()

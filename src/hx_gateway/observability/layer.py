@@ -39,7 +39,7 @@ from hx_gateway.observability.tables import (
     record_kinds,
     retention_of,
 )
-from hx_gateway.observability.upkeep import Removed, Upkeep
+from hx_gateway.observability.upkeep import UNREACHABLE, Removed, Upkeep
 from hx_gateway.services.dsn import postgres_dsn
 from hx_gateway.services.postgres import PostgresService
 
@@ -149,7 +149,7 @@ class DatabaseIntegrationLayer:
         try:
             async with asyncio.timeout(self.config.connect_seconds):
                 await self.upkeep.prepare()
-        except Exception as error:  # noqa: BLE001 - whatever keeps the database away: the upkeep tries again
+        except UNREACHABLE as error:
             self._log.warning("record_degraded", reason=type(error).__name__)
 
     async def shutdown(self) -> None:

@@ -24,7 +24,8 @@ RETRY_SECONDS = 30.0
 CURSOR_DAYS = 60
 _FORGOTTEN = f"DELETE FROM {GATEWAY_SCHEMA}.journal_cursors WHERE updated_at < now() - interval '{CURSOR_DAYS} days'"  # noqa: S608
 
-_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, TimeoutError, SchemaTooNew)
+# What keeps the database from being looked after, and is tried again.
+UNREACHABLE: tuple[type[Exception], ...] = (*DRIVER_ERRORS, TimeoutError, SchemaTooNew)
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -136,7 +137,7 @@ class Upkeep:
                     await self.remove_old()
                     await self.analyze()
                     retained_at = self._clock.monotonic()
-            except _FAILURES as error:
+            except UNREACHABLE as error:
                 self._log.warning("upkeep_failed", reason=type(error).__name__)
                 pause = RETRY_SECONDS
             await self._clock.sleep(pause)
