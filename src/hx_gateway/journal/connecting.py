@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 
+from hx_gateway.kit.undo import undone_on_failure
+
 # What is trimmed from the journal after COMMIT must not be lost by the server: one that is set to forget the last
 # moments when it crashes is told not to, for this session. Stronger settings stay.
 _SESSION = """
@@ -35,9 +37,6 @@ class Connector:
         if self.before is not None:
             await self.before()
         connection = await self.connect()
-        try:
+        with undone_on_failure(connection.terminate):
             await connection.execute(_SESSION)
-        except BaseException:
-            connection.terminate()
-            raise
         return connection

@@ -6,10 +6,10 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import StrEnum
+from types import TracebackType
+from typing import Self
 
 MAX_JITTER = 0.1
 
@@ -34,15 +34,30 @@ class CircuitOpen(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-@dataclass(slots=True)
 class Attempt:
-    """What the body of ``with breaker.attempt() as attempt`` may say about its outcome."""
+    """One attempt, for ``with``: what its body may say about its outcome."""
 
-    ignored: bool = False
+    __slots__ = ("_admit", "_generation", "_settle", "ignored")
+
+    def __init__(self, admit: Callable[[], int], settle: Callable[[int, bool | None], None]) -> None:
+        self._admit = admit
+        self._settle = settle
+        self._generation = 0
+        self.ignored = False
 
     def ignore(self) -> None:
         """Let the outcome say nothing about the dependency: neither a success nor a failure, however the body ends."""
         self.ignored = True
+
+    def __enter__(self) -> Self:
+        self._generation = self._admit()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        neutral = self.ignored or (kind is not None and not issubclass(kind, Exception))
+        self._settle(self._generation, None if neutral else kind is None)
 
 
 Listener = Callable[[CircuitState, CircuitState], None]
@@ -143,8 +158,7 @@ class CircuitBreaker:
         """
         self._listeners.append(listener)
 
-    @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
+    def attempt(self) -> Attempt:
         """Guard one attempt: ``with breaker.attempt(): await ...``. Raises :class:`CircuitOpen` if none is allowed.
 
         An ``Exception`` that leaves the body counts as a failure, no exception as a success. Cancellation, a closed
@@ -152,15 +166,7 @@ class CircuitBreaker:
         therefore belongs inside of the body, where it leaves as ``TimeoutError``; outside, it arrives as a
         cancellation. The body of a trial must have one: no other is let through until it ends.
         """
-        generation = self._admit()
-        attempt = Attempt()
-        try:
-            yield attempt
-        except BaseException as exc:
-            counts = isinstance(exc, Exception) and not attempt.ignored
-            self._settle(generation, succeeded=False if counts else None)
-            raise
-        self._settle(generation, succeeded=None if attempt.ignored else True)
+        return Attempt(self._admit, self._settle)
 
     def force_open(self) -> None:
         """Let nothing through until :meth:`release` or :meth:`force_closed`."""
@@ -181,7 +187,7 @@ class CircuitBreaker:
         self._trial_under_way = self._state is CircuitState.HALF_OPEN
         return self._generation
 
-    def _settle(self, generation: int, *, succeeded: bool | None) -> None:
+    def _settle(self, generation: int, succeeded: bool | None) -> None:
         if generation != self._generation:
             return
         self._trial_under_way = False

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 
+from hx_gateway.kit.undo import undone_on_failure
 from hx_gateway.services.base import DependencyError, FailureKind, PoolFigures
 from hx_gateway.services.dsn import postgres_dsn
 from hx_gateway.services.failures import classify, dependency_error
@@ -158,11 +159,8 @@ class PostgresService(WatchedService):
     async def _close_pool(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
-            try:
+            with undone_on_failure(pool.terminate):
                 await pool.close()
-            except BaseException:
-                pool.terminate()
-                raise
 
     def _terminate_pool(self) -> None:
         pool, self._pool = self._pool, None
@@ -197,14 +195,11 @@ class _PostgresLink:
         self._connection: Any = None
 
     async def open(self) -> None:
-        try:
+        with undone_on_failure(self._unreachable):
             self._connection = await asyncpg.connect(self._dsn, timeout=self._connect_timeout)
             self._connection.add_termination_listener(self._ended)
             await self.beat()
             await self._reached()
-        except BaseException:
-            self._unreachable()
-            raise
 
     async def beat(self) -> None:
         await self._connection.execute(HEALTH_QUERY)

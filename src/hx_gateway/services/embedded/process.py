@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from hx_gateway.kit.undo import undone_on_failure
 from hx_gateway.services.embedded.account import Account
 from hx_gateway.services.embedded.errors import EmbeddedError
 
@@ -112,13 +113,10 @@ class OwnedServer(ABC):
 
     def _own(self) -> None:
         self.role = "owner"
-        try:
+        with undone_on_failure(self.stop):
             self._await_place()
             self._launch()
             self._await_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     def _restart(self) -> None:
         self._child = None
