@@ -99,7 +99,10 @@ class Metrics:
             "hx_events_dropped", "Accepted rows given up by a policy.", ("table", "policy"), registry=self.registry
         )
         self.events_rejected = Counter(
-            "hx_events_rejected", "Rows that were not accepted.", ("table", "reason"), registry=self.registry
+            "hx_events_rejected",
+            "Rows that the journal refused for want of room.",
+            ("table", "reason"),
+            registry=self.registry,
         )
         self.events_waiting = Gauge(
             "hx_events_waiting",

@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from hx_gateway.cli.client import kept_key
 from hx_gateway.cli.start import fail
 from hx_gateway.services.upstream.base import Timeouts, UpstreamError, UpstreamRefused, UpstreamRequest
 from hx_gateway.services.upstream.http_client import HttpUpstream
-from hx_gateway.settings import default_data_dir
 
 EXACT = "HX-OK"
 BROKEN_DATABASE = "No connected db"
@@ -68,7 +67,7 @@ def smoke(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a running gateway: models, stores, admin routes, an embedding, a chat."""
-    found = key or os.environ.get("HX_ADMIN_KEY") or _kept_key()
+    found = key or os.environ.get("HX_ADMIN_KEY") or kept_key()
     if found is None:
         fail("no admin key: give --key, set HX_ADMIN_KEY, or set HX_DATA_DIR to the gateway's data directory.")
     target = Target(url.rstrip("/"), found, chat_model, embedding_model, embedding_length)
@@ -209,17 +208,6 @@ class Asker:
 def _expect(holds: bool, status: int, body: bytes) -> None:
     if not holds:
         raise CheckFailed(f"status {status}: {body[:200].decode('utf-8', 'replace')}")
-
-
-def _kept_key() -> str | None:
-    given = os.environ.get("HX_DATA_DIR")
-    folders = [Path(given)] if given else [Path(".data"), default_data_dir(os.environ)]
-    for folder in folders:
-        try:
-            return (folder / "admin.key").read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-    return None
 
 
 def _print(checks: list[Check], failed: int) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 
 from hx_gateway.db.schemas import OBSERVABILITY_SCHEMA, PARTITIONED_TABLES
 
-EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 # Where a partition has no bound: the ends of a bigint, as PostgreSQL's own infinities are.
 _FIRST = -(2**63)
 _LAST = 2**63 - 1
@@ -83,11 +80,6 @@ class Leaf:
     lower: int
     upper: int
     pending: bool
-
-
-def to_microseconds(moment: datetime) -> int:
-    """Return an aware ``moment`` in microseconds since 2000-01-01 UTC."""
-    return (moment - EPOCH) // _MICROSECOND
 
 
 async def read_coverage(connection: asyncpg.Connection[Any]) -> dict[str, Coverage]:

@@ -6,20 +6,20 @@ There is no default partition: a row without a partition is refused (SQLSTATE 23
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import asyncpg
 
-from hx_gateway.db.coverage import EPOCH, Coverage, read_coverage, to_microseconds
+from hx_gateway.db.coverage import Coverage, read_coverage
 from hx_gateway.db.intervals import LENGTHS, bounds, partition_name
 from hx_gateway.db.locks import LOCK_SECONDS, changing_partitions, patiently
 from hx_gateway.db.retention import RETIRING, Retired, retire_partitions, trim_boundary
 from hx_gateway.db.schemas import OBSERVABILITY_SCHEMA, PARTITIONED_TABLES, Interval, PartitionedTable
+from hx_gateway.kit.epochs import MICROSECOND, postgres_us
 
 __all__ = [
     "AHEAD",
-    "EPOCH",
     "Coverage",
     "PartitionedTable",
     "Retired",
@@ -30,7 +30,6 @@ __all__ = [
     "partitions_ahead",
     "read_coverage",
     "retire_partitions",
-    "to_microseconds",
     "trim_boundary",
 ]
 
@@ -68,7 +67,7 @@ async def ensure_partitions(
         count = (ahead or {}).get(table.name, AHEAD[table.interval])
         for moment in _moments(table, now, count, back):
             lower, upper = bounds(table, moment)
-            there = coverage[table.name].covers(to_microseconds(lower), to_microseconds(upper) - 1)
+            there = coverage[table.name].covers(postgres_us(lower), postgres_us(upper) - 1)
             if not there and await ensure_partition(connection, table, moment, lock_timeout=lock_timeout):
                 made.append(partition_name(table, moment))
     return made
@@ -130,8 +129,8 @@ async def _worth_keeping(connection: asyncpg.Connection[Any], leaf: str, comment
 
 def partitions_ahead(coverage: Mapping[str, Coverage], table: PartitionedTable, now: datetime) -> int:
     """Return how many partitions follow the current one without a gap: 0 also where the current one is missing."""
-    end = coverage[table.name].end(to_microseconds(now))
+    end = coverage[table.name].end(postgres_us(now))
     if end is None:
         return 0
     _, upper = bounds(table, now)
-    return (end - to_microseconds(upper)) // (LENGTHS[table.interval] // timedelta(microseconds=1))
+    return (end - postgres_us(upper)) // (LENGTHS[table.interval] // MICROSECOND)

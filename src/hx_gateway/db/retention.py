@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from hx_gateway.db.coverage import read_leaves, to_microseconds
+from hx_gateway.db.coverage import read_leaves
 from hx_gateway.db.intervals import bounds_of_name
 from hx_gateway.db.locks import (
     BUSY,
@@ -28,6 +28,7 @@ from hx_gateway.db.locks import (
     patiently,
 )
 from hx_gateway.db.schemas import OBSERVABILITY_SCHEMA, PartitionedTable
+from hx_gateway.kit.epochs import postgres_us
 
 # A partition of 100 million rows is counted in less; where it is not, the planner's estimate stands in.
 COUNT_SECONDS = 600.0
@@ -113,7 +114,7 @@ async def trim_boundary(
 
     Each batch is a transaction of its own; one that fails leaves those before it done.
     """
-    edge = to_microseconds(cutoff)
+    edge = postgres_us(cutoff)
     leaves = await read_leaves(connection, table.name)
     deleted = 0
     for leaf in leaves:
@@ -141,7 +142,7 @@ async def _condemned(connection: asyncpg.Connection[Any], table: PartitionedTabl
 
     A detachment that was interrupted is finished first, whoever began it: PostgreSQL allows one at a time.
     """
-    edge = to_microseconds(cutoff)
+    edge = postgres_us(cutoff)
     names = []
     for row in await connection.fetch(_DETACHED, OBSERVABILITY_SCHEMA, RETIRING):
         found = bounds_of_name(table, row["relname"])

@@ -10,19 +10,18 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from hx_gateway.kit.epochs import from_postgres_us, postgres_us
+
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
-EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-EPOCH_US = 946_684_800_000_000
-MICROSECOND = timedelta(microseconds=1)
 
 _COUNT = struct.Struct(">h")
 _LENGTH = struct.Struct(">i")
@@ -54,16 +53,6 @@ class RowFormat:
     def names(self) -> list[str]:
         """Column names in order."""
         return [name for name, _ in self.columns]
-
-
-def microseconds(moment: datetime) -> int:
-    """Return an aware moment as PostgreSQL keeps it: microseconds since 2000-01-01 UTC."""
-    return (moment - EPOCH) // MICROSECOND
-
-
-def moment_of(time_us: int) -> datetime:
-    """Return the moment that :func:`microseconds` made a number of. Raises ``OverflowError``."""
-    return EPOCH + timedelta(microseconds=time_us)
 
 
 def sized(data: bytes) -> bytes:
@@ -129,7 +118,7 @@ def _float(data: bytes) -> float | str:
 
 
 _DECODERS: dict[ColumnType, Callable[[bytes], Any]] = {
-    ColumnType.TIMESTAMPTZ: lambda data: moment_of(int.from_bytes(data, "big", signed=True)).isoformat(),
+    ColumnType.TIMESTAMPTZ: lambda data: from_postgres_us(int.from_bytes(data, "big", signed=True)).isoformat(),
     ColumnType.UUID: lambda data: str(UUID(bytes=data)),
     ColumnType.BOOL: lambda data: data != b"\0",
     ColumnType.TEXT: lambda data: data.decode("utf-8", "replace"),
@@ -139,7 +128,7 @@ _DECODERS: dict[ColumnType, Callable[[bytes], Any]] = {
     ColumnType.JSONB: lambda data: msgspec.json.decode(data[1:]),
 }
 _ENCODERS: dict[ColumnType, Callable[[Any], bytes]] = {
-    ColumnType.TIMESTAMPTZ: lambda value: struct.pack(">q", microseconds(datetime.fromisoformat(value))),
+    ColumnType.TIMESTAMPTZ: lambda value: struct.pack(">q", postgres_us(datetime.fromisoformat(value))),
     ColumnType.UUID: lambda value: UUID(value).bytes,
     ColumnType.BOOL: lambda value: bytes([bool(value)]),
     ColumnType.TEXT: lambda value: value.encode(),

@@ -38,7 +38,7 @@ FAILED_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainOptions:
-    """``flush_rows`` and ``flush_seconds`` say when waiting records are worth a batch; while more are waiting, batches
+    """``flush_seconds`` says how long waiting records wait, fewer than the journal wakes for; while more wait, batches
     grow to ``batch_rows`` and ``batch_bytes``. ``lanes`` connections work at once, on a segment each; ``ordered``
     keeps to one. ``batch_seconds`` is what one batch may take before the database counts as hung.
     """

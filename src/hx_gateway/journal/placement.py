@@ -15,10 +15,11 @@ from hx_gateway.db.coverage import Coverage, read_coverage
 from hx_gateway.db.intervals import LENGTHS, bounds
 from hx_gateway.db.partitions import AHEAD, ensure_partition
 from hx_gateway.db.schemas import OBSERVABILITY_SCHEMA, PARTITIONED_TABLES, PartitionedTable
-from hx_gateway.journal.copy_rows import microseconds, moment_of, row_time, split_rows
+from hx_gateway.journal.copy_rows import row_time, split_rows
 from hx_gateway.journal.format import Record
 from hx_gateway.journal.kinds import Kind
 from hx_gateway.kit.clock import Clock
+from hx_gateway.kit.epochs import from_postgres_us, postgres_us
 
 Span: TypeAlias = "tuple[datetime, datetime]"
 
@@ -110,8 +111,8 @@ class Placement:
         assert table is not None
         if self._covers(table, record.low, record.high):
             return record
-        coverage, ours = self._coverage[table.name], microseconds(self._clock.now())
-        oldest, newest = microseconds(now[0] - self._retention[table.name]), microseconds(now[1])
+        coverage, ours = self._coverage[table.name], postgres_us(self._clock.now())
+        oldest, newest = postgres_us(now[0] - self._retention[table.name]), postgres_us(now[1])
         whole, rows = _rows(record), []
         if not whole:
             return record
@@ -145,7 +146,7 @@ def _missing(
             time = row_time(row)
             if not coverage[table.name].covers(time, time):
                 with suppress(OverflowError):
-                    found.add((table, bounds(table, moment_of(time))[0]))
+                    found.add((table, bounds(table, from_postgres_us(time))[0]))
     return found
 
 

@@ -6,19 +6,18 @@ import base64
 import re
 import struct
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import blake2b
 from uuid import UUID
 
 from hx_gateway.errors import InvalidRequest
+from hx_gateway.kit.epochs import from_unix_us, unix_us
 from hx_gateway.observability.filters import RecordFilters
 
 # The query's mark, microseconds since 1970, the event's id.
 _LAYOUT = struct.Struct(">4sq16s")
 _MARK_BYTES = 4
 _SHAPE = re.compile(r"[A-Za-z0-9_-]{38}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Position:
 
 def encode_cursor(position: Position, filters: RecordFilters) -> str:
     """Return the cursor of ``position`` in what ``filters`` ask for."""
-    microseconds = (position.timestamp - _EPOCH) // _MICROSECOND
+    microseconds = unix_us(position.timestamp)
     packed = _LAYOUT.pack(_mark(filters), microseconds, position.event_id.bytes)
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
 
@@ -46,7 +45,7 @@ def decode_cursor(cursor: str, filters: RecordFilters) -> Position:
         raise _not_ours()
     mark, microseconds, event_id = _LAYOUT.unpack(base64.urlsafe_b64decode(f"{cursor}=="))
     try:
-        position = Position(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=event_id))
+        position = Position(from_unix_us(microseconds), UUID(bytes=event_id))
     except OverflowError:
         raise _not_ours() from None
     if mark != _mark(filters):

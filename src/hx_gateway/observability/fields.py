@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from hx_gateway.errors import InvalidRequest
-from hx_gateway.journal.copy_rows import NULL, microseconds, sized
+from hx_gateway.journal.copy_rows import NULL, sized
+from hx_gateway.kit.epochs import postgres_us
 
 REMEMBERED = 4096
 MAX_REMEMBERED_BYTES = 256
@@ -171,4 +172,4 @@ def encode_time(name: str, value: object) -> int:
         raise invalid(name, f"must be a time, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise invalid(name, f"needs a time zone, as in 2026-11-24T12:00:00Z, not {value}")
-    return microseconds(value)
+    return postgres_us(value)

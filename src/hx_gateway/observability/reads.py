@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hx_gateway.errors import HXError, InvalidRequest, NotFound
+from hx_gateway.kit.epochs import from_unix_us, unix_us
 from hx_gateway.observability.answers import JSON_LINES, encode, json_reply
 from hx_gateway.observability.filters import (
     DEFAULT_LIMIT,
@@ -50,8 +51,6 @@ FILTER_NAMES: Mapping[str, tuple[str, ...]] = {
     "transformation_events": ("trace_id", "transformation_type", "source_agent", "target_agent"),
 }
 WINDOW_NAMES = ("start_time", "end_time")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class RecordReads:
         page = await getattr(self._repository(), table)(filters)
         following = page.next_cursor
         if following is not None and window.chosen:
-            following = f"{(window.start - _EPOCH) // _MICROSECOND:x}{_JOINT}{following}"
+            following = f"{unix_us(window.start):x}{_JOINT}{following}"
         return json_reply({"items": page.items, "next_cursor": following, "window": window.shown()})
 
     async def export(self, ctx: Context) -> Reply:
@@ -172,7 +171,7 @@ def _split_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     if not joint:
         return None, cursor
     try:
-        return _EPOCH + int(start, 16) * _MICROSECOND, rest
+        return from_unix_us(int(start, 16)), rest
     except (ValueError, OverflowError):
         raise InvalidRequest(
             "cursor is not one that a page came with: pass next_cursor as it is, or none for the first page.",

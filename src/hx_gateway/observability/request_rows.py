@@ -7,9 +7,9 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from hx_gateway.journal.copy_rows import EPOCH_US
 from hx_gateway.journal.format import Record
 from hx_gateway.journal.kinds import Kind, Policy
+from hx_gateway.kit.epochs import POSTGRES_EPOCH_US
 from hx_gateway.observability.fields import REPLACEMENT, InvalidEvent
 from hx_gateway.observability.request_facts import RequestFacts, decode_facts, level_of
 from hx_gateway.observability.rows import Row, Rows
@@ -50,7 +50,7 @@ class RequestRows:
         facts = decode_facts(record.payload)
         if facts is None:
             return []
-        began_ns = (record.low + EPOCH_US) * 1000 - int(facts.duration * _SECOND_NS)
+        began_ns = (record.low + POSTGRES_EPOCH_US) * 1000 - int(facts.duration * _SECOND_NS)
         ids = _Ids(facts.request_id)
         made = []
         for table, make in self._makers(facts):
@@ -188,4 +188,4 @@ def _ms(seconds: float | None) -> float | None:
 
 def unix_ns_to_us(unix_ns: int) -> int:
     """Return a wall time as records have it: microseconds since 2000-01-01 UTC."""
-    return unix_ns // 1000 - EPOCH_US
+    return unix_ns // 1000 - POSTGRES_EPOCH_US

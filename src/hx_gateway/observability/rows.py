@@ -12,8 +12,9 @@ from uuid import UUID
 
 import msgspec
 
-from hx_gateway.journal.copy_rows import EPOCH_US, NULL
+from hx_gateway.journal.copy_rows import NULL
 from hx_gateway.journal.format import SHEDDABLE
+from hx_gateway.kit.epochs import MICROSECOND, POSTGRES_EPOCH_US
 from hx_gateway.kit.ids import EventIds
 from hx_gateway.observability.fields import (
     TextField,
@@ -74,7 +75,7 @@ class Rows:
     def __init__(self, retention: Mapping[str, timedelta], time_ns: Callable[[], int] = time.time_ns) -> None:
         self._time_ns = time_ns
         self._next_id = EventIds().next
-        self._oldest = {number: retention[form.table] // timedelta(microseconds=1) for number, form in FORMATS.items()}
+        self._oldest = {number: retention[form.table] // MICROSECOND for number, form in FORMATS.items()}
         name, prose = _MAX_NAME, _MAX_PROSE
         self._tenant = TextField("tenant_id", name, required=True)
         self._trace = TextField("trace_id", name, required=True)
@@ -126,8 +127,8 @@ class Rows:
         level_field, flags = known if known is not None else _other_level(level)
         if timestamp is None and event_id is None and metadata is None:
             # Nearly every event: what _begin does, without its questions.
-            time_us, metadata_field = self._time_ns() // 1000 - EPOCH_US, _EMPTY_OBJECT
-            high, low = self._next_id((time_us + EPOCH_US) // 1000)
+            time_us, metadata_field = self._time_ns() // 1000 - POSTGRES_EPOCH_US, _EMPTY_OBJECT
+            high, low = self._next_id((time_us + POSTGRES_EPOCH_US) // 1000)
             common = _pack_common(_TRACE_COLUMNS, 8, time_us, 16, high, low, 8, time_us, 1, False)
         else:
             common, time_us, metadata_field = self._begin(TRACE_EVENTS, timestamp, event_id, metadata)
@@ -271,7 +272,7 @@ class Rows:
         self, table: int, timestamp: datetime | None, event_id: UUID | str | None, metadata: Mapping[str, Any] | None
     ) -> tuple[bytes, int, bytes]:
         """Return the common columns, the time an event is stored under, and its metadata column."""
-        received = self._time_ns() // 1000 - EPOCH_US
+        received = self._time_ns() // 1000 - POSTGRES_EPOCH_US
         time_us, clamped = received, False
         if timestamp is not None:
             time_us = encode_time("timestamp", timestamp)
@@ -281,7 +282,7 @@ class Rows:
                 metadata = {**(metadata or {}), "original_timestamp": timestamp.isoformat()}
                 time_us, clamped = received, True
         if event_id is None:
-            high, low = self._next_id((received + EPOCH_US) // 1000)
+            high, low = self._next_id((received + POSTGRES_EPOCH_US) // 1000)
         else:
             whole = _uuid(event_id).int
             high, low = whole >> 64, whole & 0xFFFFFFFFFFFFFFFF

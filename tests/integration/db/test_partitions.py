@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from hx_gateway.db.coverage import Coverage, to_microseconds
+from hx_gateway.db.coverage import Coverage
 from hx_gateway.db.locks import ATTEMPTS, LOCK_CLASS, PARTITION_LOCK
 from hx_gateway.db.partitions import (
     bounds,
@@ -28,6 +28,7 @@ from hx_gateway.db.partitions import (
 )
 from hx_gateway.db.retention import RETIRING
 from hx_gateway.db.schemas import PARTITIONED_TABLES, PERFORMANCE_METRICS, ROUTING_DECISIONS, TRACE_EVENTS
+from hx_gateway.kit.epochs import postgres_us
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -114,8 +115,8 @@ async def test_the_turn_of_the_year_leaves_no_gap(connection: Connection) -> Non
     coverage = await read_coverage(connection)
     day = datetime(2026, 12, 29, tzinfo=UTC)
     monday = datetime(2026, 12, 21, tzinfo=UTC)
-    assert coverage["trace_events"].ranges == ((to_microseconds(day), to_microseconds(day + 9 * DAY)),)
-    assert coverage["routing_decisions"].ranges == ((to_microseconds(monday), to_microseconds(monday + 35 * DAY)),)
+    assert coverage["trace_events"].ranges == ((postgres_us(day), postgres_us(day + 9 * DAY)),)
+    assert coverage["routing_decisions"].ranges == ((postgres_us(monday), postgres_us(monday + 35 * DAY)),)
 
 
 async def test_rows_at_the_edges_go_where_they_belong(connection: Connection) -> None:
@@ -346,7 +347,7 @@ async def test_the_settings_of_the_session_do_not_change_what_is_covered(connect
             end = next(ends)
             assert await ensure_partition(connection, TRACE_EVENTS, NOW + (end - 1) * DAY)
             coverage = await read_coverage(connection)
-            expected = ((to_microseconds(lower), to_microseconds(lower + end * DAY)),)
+            expected = ((postgres_us(lower), postgres_us(lower + end * DAY)),)
             assert coverage["trace_events"].ranges == expected, (style, zone)
             assert await connection.fetchval("SHOW DateStyle") == style
 
@@ -360,7 +361,7 @@ async def test_partitions_that_others_made_count_as_they_are(connection: Connect
         f"CREATE TABLE agent_observability.rest {of}.routing_decisions DEFAULT"
     )
     coverage = await read_coverage(connection)
-    day = [to_microseconds(datetime(2026, 11, day, tzinfo=UTC)) for day in range(1, 6)]
+    day = [postgres_us(datetime(2026, 11, day, tzinfo=UTC)) for day in range(1, 6)]
     assert coverage["trace_events"].ranges == ((-(2**63), day[0]), (day[2], day[3]), (day[4], 2**63 - 1))
     assert coverage["routing_decisions"].ranges == ()
     assert await ensure_partitions(connection, now=NOW, ahead={"routing_decisions": 0}, back=0) != []
@@ -373,7 +374,7 @@ async def test_what_is_covered_is_what_can_be_written(connection: Connection) ->
     lower, upper = bounds(ROUTING_DECISIONS, NOW)
     tick = timedelta(microseconds=1)
     for moment in (lower - tick, lower, upper - tick, upper):
-        at = to_microseconds(moment)
+        at = postgres_us(moment)
         try:
             await connection.execute(
                 "INSERT INTO agent_observability.routing_decisions (timestamp, user_request, selected_agent, "

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hx_gateway.db.coverage import EPOCH, Coverage, to_microseconds
+from hx_gateway.db.coverage import Coverage
 from hx_gateway.db.partitions import partitions_ahead
 from hx_gateway.db.schemas import ROUTING_DECISIONS, TRACE_EVENTS
+from hx_gateway.kit.epochs import POSTGRES_EPOCH, postgres_us
 
 POINTS = st.integers(-5, 45)
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)).map(lambda pair: (pair[0], sum(pair))), max_size=8)
@@ -53,19 +54,19 @@ def test_nothing_is_covered_without_partitions() -> None:
 @pytest.mark.parametrize(
     ("moment", "microseconds"),
     [
-        (EPOCH, 0),
+        (POSTGRES_EPOCH, 0),
         (datetime(1999, 12, 31, 23, 59, 59, 999_999, UTC), -1),
         (datetime(2026, 11, 24, tzinfo=UTC), 848_793_600_000_000),
         (datetime(2026, 11, 24, 0, 0, 0, 1, UTC), 848_793_600_000_001),
     ],
 )
 def test_times_are_counted_as_postgresql_counts_them(moment: datetime, microseconds: int) -> None:
-    assert to_microseconds(moment) == microseconds
+    assert postgres_us(moment) == microseconds
 
 
 def days(first: int, count: int) -> tuple[int, int]:
     midnight = datetime(2026, 11, 24, tzinfo=UTC) + first * DAY
-    return to_microseconds(midnight), to_microseconds(midnight + count * DAY)
+    return postgres_us(midnight), postgres_us(midnight + count * DAY)
 
 
 def test_partitions_ahead_are_those_after_the_current_one() -> None:

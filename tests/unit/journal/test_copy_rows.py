@@ -12,16 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hx_gateway.journal.copy_rows import (
-    EPOCH,
     ColumnType,
     RowFormat,
     decode_row,
     encode_row,
-    microseconds,
-    moment_of,
     row_time,
     split_rows,
 )
+from hx_gateway.kit.epochs import POSTGRES_EPOCH, from_postgres_us, postgres_us
 
 FORM = RowFormat("schema", "table", tuple((str(kind), kind) for kind in ColumnType))
 # Hypothesis takes its bounds without a zone.
@@ -76,10 +74,10 @@ def test_bytes_of_anything_raise_nothing_else(data: bytes) -> None:
 
 @given(MOMENTS)
 def test_time_is_kept_to_the_microsecond(moment: datetime) -> None:
-    assert moment_of(microseconds(moment)) == moment
+    assert from_postgres_us(postgres_us(moment)) == moment
     row = encode_row({"timestamptz": moment.isoformat()}, FORM)
-    assert row_time(row) == microseconds(moment)
-    assert microseconds(EPOCH) == 0
+    assert row_time(row) == postgres_us(moment)
+    assert postgres_us(POSTGRES_EPOCH) == 0
 
 
 def test_a_value_that_does_not_fit_is_named() -> None:

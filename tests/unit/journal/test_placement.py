@@ -11,10 +11,11 @@ from hx_gateway.db.coverage import Coverage
 from hx_gateway.db.intervals import LENGTHS, bounds
 from hx_gateway.db.schemas import PartitionedTable
 from hx_gateway.journal import placement as module
-from hx_gateway.journal.copy_rows import decode_row, encode_row, microseconds
+from hx_gateway.journal.copy_rows import decode_row, encode_row
 from hx_gateway.journal.format import Record
 from hx_gateway.journal.placement import Placement
 from hx_gateway.kit.clock import SystemClock
+from hx_gateway.kit.epochs import postgres_us
 from hx_gateway.observability.tables import FORMATS, TRACE_EVENTS, record_kinds, retention_of
 
 KINDS = {kind.number: kind for kind in record_kinds()}
@@ -50,7 +51,7 @@ class Database:
 
     async def read_coverage(self, _: object) -> dict[str, Coverage]:
         self.reads += 1
-        spans = [(microseconds(day), microseconds(day + DAY)) for day in self.days]
+        spans = [(postgres_us(day), postgres_us(day + DAY)) for day in self.days]
         return {form.table: Coverage(spans) for form in FORMATS.values()}
 
     async def ensure_partition(self, _: object, table: PartitionedTable, moment: datetime) -> bool:
@@ -82,7 +83,7 @@ def row(moment: datetime) -> bytes:
 
 
 def record(*moments: datetime) -> Record:
-    times = [microseconds(moment) for moment in moments]
+    times = [postgres_us(moment) for moment in moments]
     return Record(7, TRACE_EVENTS, 1, len(times), min(times), max(times), b"".join(map(row, moments)))
 
 
@@ -164,7 +165,7 @@ async def test_a_record_that_is_not_made_of_rows_is_left_to_whoever_applies_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     database = Database(monkeypatch)
-    time = microseconds(NOON - 20 * DAY)
+    time = postgres_us(NOON - 20 * DAY)
     broken = Record(7, TRACE_EVENTS, 1, 1, time, time, b"no row")
     placement = Placement(retention_of({}), Clock(NOON))
     placed, dropped = await placement.place(database, [broken, record(NOON)], KINDS)

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
-from hx_gateway.journal.copy_rows import EPOCH_US, decode_row
+from hx_gateway.journal.copy_rows import decode_row
 from hx_gateway.journal.format import Record
 from hx_gateway.journal.log import Journal, JournalOptions
 from hx_gateway.journal.reader import read_segment
 from hx_gateway.journal.space import Budget
+from hx_gateway.kit.epochs import POSTGRES_EPOCH_US
 from hx_gateway.observability.request_facts import encode_facts
 from hx_gateway.observability.requests import request_kind
 from hx_gateway.observability.tables import FORMATS, record_kinds
@@ -70,7 +71,7 @@ def finished(event: RequestFinished = ENDED, **changes: Any) -> RequestFinished:
 
 def record_of(event: RequestFinished) -> Record:
     """Return the journal's record of ``event``."""
-    time_us = event.ended_ns // 1000 - EPOCH_US
+    time_us = event.ended_ns // 1000 - POSTGRES_EPOCH_US
     return Record(1, 16, 0, 1, time_us, time_us, encode_facts(event))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from hx_gateway.kit.epochs import from_unix_us
 from hx_gateway.observability.otlp.aliases import ALIASES
 from hx_gateway.observability.otlp.model import Attributes, Span, SpanEvent
 
@@ -16,7 +17,6 @@ MAX_METADATA_BYTES = 64 * 1024
 MAX_TEXT_CHARS = 1_024
 MAX_EVENT_NAME_CHARS = 256
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 _ESCAPED_NUL = b"\\u0000"
 _ENCODER = msgspec.json.Encoder()
@@ -24,7 +24,7 @@ _ENCODER = msgspec.json.Encoder()
 
 def instant(time_ns: int) -> datetime:
     """Return the time, cut to microseconds. Any 64 bits are a year up to 2554."""
-    return _EPOCH + timedelta(microseconds=time_ns // 1_000)
+    return from_unix_us(time_ns // 1_000)
 
 
 def storable(text: str) -> str:
