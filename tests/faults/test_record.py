@@ -28,7 +28,7 @@ from tests.faults.record import (
     write,
 )
 from tests.fixtures.servers import PostgresServer, Servers
-from tests.integration.db.databases import migrated_database, sql
+from tests.integration.db.databases import ready_database, sql
 
 KILLS = amount("HX_TEST_KILLS", 4)
 OUTAGE_SECONDS = amount("HX_TEST_OUTAGE_SECONDS", 2)
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(LONG_SECONDS)
 
 @pytest.fixture
 def url(servers: Servers) -> Iterator[str]:
-    with migrated_database(servers.postgres) as made:
+    with ready_database(servers.postgres) as made:
         yield made
 
 

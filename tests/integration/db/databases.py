@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
+
+from hx_gateway.db.partitions import ensure_partitions
 from hx_gateway.migrations.runner import upgrade
 from tests.fixtures.servers import PostgresServer
 
 TEMPLATE = "hx_template"
+READY_TEMPLATE = "hx_ready_template"
 PSQL_SECONDS = 30
+
+Make = Callable[[str], Coroutine[Any, Any, object]]
 
 _numbers = itertools.count(1)
 
@@ -52,10 +60,34 @@ def fresh_database(server: PostgresServer, *, template: str = "template1") -> It
 @contextmanager
 def migrated_database(server: PostgresServer) -> Iterator[str]:
     """Make a database at the newest schema, without any partition, and give its URL. Otherwise as the other one."""
-    if not sql(server, f"SELECT 1 FROM pg_database WHERE datname = '{TEMPLATE}'"):
-        sql(server, f"CREATE DATABASE {TEMPLATE}")
+    with _copy_of(server, TEMPLATE, upgrade) as url:
+        yield url
+
+
+@contextmanager
+def ready_database(server: PostgresServer) -> Iterator[str]:
+    """Make a migrated database with the partitions of these days, which take a second to make, and give its URL."""
+    with _copy_of(server, READY_TEMPLATE, _make_ready) as url:
+        yield url
+
+
+@contextmanager
+def _copy_of(
+    server: PostgresServer, template: str, make: Callable[[str], Coroutine[Any, Any, object]]
+) -> Iterator[str]:
+    if not sql(server, f"SELECT 1 FROM pg_database WHERE datname = '{template}'"):
+        sql(server, f"CREATE DATABASE {template}")
         # In a thread of its own: the caller may be inside an event loop.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, upgrade(url_of(server, TEMPLATE))).result()
-    with fresh_database(server, template=TEMPLATE) as url:
+            thread.submit(asyncio.run, make(url_of(server, template))).result()
+    with fresh_database(server, template=template) as url:
         yield url
+
+
+async def _make_ready(url: str) -> None:
+    await upgrade(url)
+    connection = await asyncpg.connect(url)
+    try:
+        await ensure_partitions(connection, now=datetime.now(UTC))
+    finally:
+        await connection.close()
