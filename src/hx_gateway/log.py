@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 SECRET_KEYS = frozenset(
     {"authorization", "api_key", "key", "password", "secret", "token", "pg_url", "redis_url", "dsn", "url"}
@@ -32,7 +33,9 @@ def configure_logging(*, level: str, style: Literal["auto", "json", "console"], 
             _encode,
         ]
     else:
-        last = [structlog.processors.dict_tracebacks, render_json]
+        # Without the frames' variables: they hold keys, prompts and bodies.
+        traceback = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+        last = [traceback, render_json]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
