@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.dev-ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries lock clean
+.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries bench-accounting lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ bench-events: $(DEV_READY) ## Measure how fast events are accepted and stored, b
 
 bench-queries: $(DEV_READY) ## Measure every filter over 10 million events; loads them the first time
 	@$(PY) -m benchmarks.queries $(BENCH)
+
+bench-accounting: $(DEV_READY) ## Measure what limits, budgets and spend records cost beside authentication alone
+	@$(PY) -m benchmarks.accounting $(BENCH)
 
 lock: $(DEV_READY) ## Resolve the dependencies anew
 	@$(PY) scripts/lock.py

@@ -23,13 +23,14 @@ README = ROOT / "README.md"
 SECTIONS = {
     "host": "Server",
     "admin_key": "Access",
+    "default_key_rpm": "Limits and spend",
     "pg_url": "Stores",
     "journal_dir": "Record",
     "health_check_interval": "Health",
     "litellm_base_url": "Models",
 }
 # Read and checked, but nothing of this version uses them yet. A test compares this with the source.
-WITHOUT_EFFECT = frozenset({"disable_admin_ui", "pool_size", "pool_overflow"})
+WITHOUT_EFFECT = frozenset({"disable_admin_ui"})
 README_FIELDS = (
     "host",
     "port",
@@ -78,8 +79,9 @@ else are named in a warning.
 
 ## Data directory
 
-`HX_DATA_DIR` is where state is kept: the admin key (`admin.key`), the embedded stores (`postgres/`, `valkey/`) and the
-workers' metrics (`metrics/`). `make run` sets it to `.data`. Without it the gateway uses `$STATE_DIRECTORY`, which
+`HX_DATA_DIR` is where state is kept: the admin key (`admin.key`), what keys are hashed with (`peppers.json`), what is
+known of them for a start without the database (`keys.snapshot`), the journals (`journal/`), the embedded stores
+(`postgres/`, `valkey/`) and the workers' metrics (`metrics/`). `make run` sets it to `.data`. Without it the gateway uses `$STATE_DIRECTORY`, which
 systemd sets for a unit with `StateDirectory=`; in any other systemd unit `/var/lib/hx-gateway`; elsewhere
 `$XDG_STATE_HOME/hx-gateway`, which is `~/.local/state/hx-gateway` where that variable is not set.
 

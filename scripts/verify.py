@@ -30,7 +30,12 @@ FAULT_REPEATS = 1
 KILLS = 200
 OUTAGE_SECONDS = 600
 OUTAGE_RATE = 2000
+SIMULATION_SEEDS = 100_000
+RACES = 100
+BANK_SECONDS = 600
+KNOWN_KEY_REQUESTS = 20_000
 RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
+BANK_FIGURES = re.compile(r"^bank: .*$", re.MULTILINE)
 MEMORY_GROWTH = 1.10
 
 
@@ -42,6 +47,11 @@ def main() -> None:
     steps: dict[str, Callable[[], str]] = {
         "all tests": all_tests,
         f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
+        f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
+        f"budgets: bank test, {BANK_SECONDS} s": bank,
+        f"budgets: the last call of a budget, {RACES} races": races,
+        f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
+        "budgets: what accounting costs": bench_accounting,
         f"record: {KILLS} kills, {OUTAGE_SECONDS} s of outage at {OUTAGE_RATE} events/s": record_faults,
         "record: accepted, drained, HTTP, 3 rounds": bench_events,
         "record: queries over 10 million events": bench_queries,
@@ -91,6 +101,39 @@ def record_faults() -> str:
     return _pytest(
         "tests/faults/test_record.py", "tests/faults/test_record_rows.py", "-k", "postgres18", environ=counts
     )
+
+
+def simulation() -> str:
+    """Run the accounting under a clock, stores and a network that are made up and go wrong."""
+    return _pytest("tests/simulation", environ={"HX_TEST_SIM_SEEDS": str(SIMULATION_SEEDS)}, limit=6 * 3600)
+
+
+def bank() -> str:
+    """Break gateways and stores while a model's server keeps its own bill."""
+    counts = {"HX_TEST_BANK_SECONDS": str(BANK_SECONDS), "HX_TEST_BANK_ALL": "1"}
+    return _pytest("tests/faults/test_bank.py", "-s", environ=counts, figures=BANK_FIGURES)
+
+
+def races() -> str:
+    """Let three processes race for the last call of a budget, again and again."""
+    return _pytest("tests/integration/limits/test_races.py", environ={"HX_TEST_RACES": str(RACES)}, limit=7200)
+
+
+def known_keys() -> str:
+    """Call with known keys while PostgreSQL is away in every way it can be."""
+    return _pytest(
+        "tests/faults/test_known_keys.py", environ={"HX_TEST_KNOWN_KEY_REQUESTS": str(KNOWN_KEY_REQUESTS)}, limit=3600
+    )
+
+
+def bench_accounting() -> str:
+    """Measure what accounting costs; it fails where the throughput is below what is promised."""
+    found = _measured("accounting", "--rounds", "5")
+    shown = [
+        f"{kind}: {ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['greatest']:.2f})"
+        for kind, ratio in found["ratios"].items()
+    ]
+    return f"of the throughput with authentication alone, {', '.join(shown)}"
 
 
 def bench_events() -> str:
@@ -155,11 +198,18 @@ def page(state: dict[str, Any], steps: list[str]) -> str:
 
 
 def _pytest(
-    *arguments: str, environ: dict[str, str] | None = None, seed: bool = False, figures: re.Pattern[str] | None = None
+    *arguments: str,
+    environ: dict[str, str] | None = None,
+    seed: bool = False,
+    figures: re.Pattern[str] | None = None,
+    limit: int = 900,
 ) -> str:
-    """Return pytest's last line, and before it the lines of its output that hold ``figures``."""
+    """Return pytest's last line, and before it the lines of its output that hold ``figures``.
+
+    ``limit`` is what one test may take, in seconds.
+    """
     options = [f"--hypothesis-seed={SEED}"] if seed else []
-    command = [sys.executable, "-m", "pytest", "--timeout=900", *options, *arguments]
+    command = [sys.executable, "-m", "pytest", f"--timeout={limit}", *options, *arguments]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environ or {})}, capture_output=True, check=False)
     last = done.stdout.decode(errors="replace").strip().splitlines()[-1]
     if done.returncode != 0:

@@ -11,7 +11,10 @@ from typing import Any
 import structlog
 
 from hx_gateway.access.admin_key import AdminKeyAuthenticator
+from hx_gateway.access.directory import Directory
 from hx_gateway.access.principal import Authenticator
+from hx_gateway.accounting import Accounting
+from hx_gateway.admin import router as admin
 from hx_gateway.events import EventSink
 from hx_gateway.gateway.model_config import ModelConfig, load_model_config
 from hx_gateway.gateway.model_table import ModelTable, build_model_table
@@ -25,6 +28,7 @@ from hx_gateway.http.drain import Drain
 from hx_gateway.http.health import HealthSources, health_routes
 from hx_gateway.http.records import AccessLog, RequestMetrics, Sinks
 from hx_gateway.http.reserved import reserved_routes
+from hx_gateway.identity import Identity
 from hx_gateway.lifespan import Stores, open_services
 from hx_gateway.log import line_writer
 from hx_gateway.observability.layer import DatabaseIntegrationLayer
@@ -33,10 +37,13 @@ from hx_gateway.pipeline.build import PipelineParts, build_pipeline
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.recording import Record
+from hx_gateway.services.postgres import PostgresService
+from hx_gateway.services.redis import RedisService
 from hx_gateway.services.upstream.base import Timeouts, Upstream, UpstreamKind
 from hx_gateway.services.upstream.demo import DemoUpstream
 from hx_gateway.services.upstream.http_client import HttpUpstream
 from hx_gateway.settings import Settings, load_settings
+from hx_gateway.spend.routes import BUILT as SPEND_BUILT
 from hx_gateway.telemetry import Metrics
 
 
@@ -66,6 +73,8 @@ class GatewayApp:
         settings: Settings,
         metrics: Metrics,
         record: Record,
+        identity: Identity | None,
+        accounting: Accounting | None,
     ) -> None:
         self.pipeline = pipeline
         self.models = models
@@ -73,6 +82,8 @@ class GatewayApp:
         self.stores = stores
         self.metrics = metrics
         self.record = record
+        self.accounting = accounting
+        self._identity = identity
         self._bridge = bridge
         self._upstreams = upstreams
         self._settings = settings
@@ -92,6 +103,10 @@ class GatewayApp:
         async with AsyncExitStack() as stack:
             await open_services(stack, self.stores, self._upstreams, self._settings, self.metrics)
             await self.record.open(stack)
+            if self._identity is not None:
+                await self._identity.open(stack)
+            if self.accounting is not None and self.record.ledger is not None and self.record.ledger_drain is not None:
+                await self.accounting.open(stack, self.record.ledger, self.record.ledger_drain)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -114,21 +129,33 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
             structlog.get_logger().warning("model_config", detail=warning)
     models = build_models(settings, config)
     drain = Drain()
-    record = Record(settings, metrics)
-    pipeline = _pipeline(
-        settings,
-        parts,
-        stores,
-        upstreams,
-        models,
-        config,
-        HealthSources(stores.by_key(), drain, metrics, settings.enable_health_endpoints),
-        record.layer,
+    admin_key = AdminKeyAuthenticator(_secret(settings.admin_key) or os.urandom(32).hex())
+    identity: Identity | None = None
+    accounting: Accounting | None = None
+    if isinstance(stores.postgres, PostgresService):
+        redis = stores.redis if isinstance(stores.redis, RedisService) else None
+        identity = Identity(settings, metrics, admin_key, stores.postgres, redis)
+        accounting = Accounting(settings, metrics, stores.postgres, redis, upstreams[UpstreamKind.OPENAI], config)
+    record = Record(settings, metrics, [accounting.kind] if accounting is not None else [])
+    plan = _Plan(
+        settings=settings,
+        authenticator=parts.authenticator or (identity.authenticator if identity is not None else admin_key),
+        stores=stores,
+        upstreams=upstreams,
+        models=models,
+        aliases=config.aliases if config is not None else {},
+        health=HealthSources(stores.by_key(), drain, metrics, settings.enable_health_endpoints),
+        layer=record.layer,
+        directory=identity.directory if identity is not None else None,
+        accounting=accounting,
     )
+    pipeline = _pipeline(plan)
     sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
     if settings.access_log:
         sinks.append(AccessLog(line_writer(level=settings.log_level, style=settings.log_format)))
     sinks += record.sinks
+    if accounting is not None:
+        sinks += accounting.sinks
     bridge = PipelineBridge(
         pipeline,
         drain=drain,
@@ -146,6 +173,8 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         settings=settings,
         metrics=metrics,
         record=record,
+        identity=identity,
+        accounting=accounting,
     )
 
 
@@ -171,49 +200,70 @@ def build_models(settings: Settings, config: ModelConfig | None) -> ModelTable:
     )
 
 
-def _pipeline(
-    settings: Settings,
-    parts: Parts,
-    stores: Stores,
-    upstreams: Mapping[UpstreamKind, Upstream],
-    models: ModelTable,
-    config: ModelConfig | None,
-    health: HealthSources,
-    layer: DatabaseIntegrationLayer,
-) -> GatewayPipeline:
-    api = build_api(health)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What the pipeline and its routes are made of."""
+
+    settings: Settings
+    authenticator: Authenticator
+    stores: Stores
+    upstreams: Mapping[UpstreamKind, Upstream]
+    models: ModelTable
+    aliases: Mapping[str, str]
+    health: HealthSources
+    layer: DatabaseIntegrationLayer
+    directory: Directory | None
+    accounting: Accounting | None
+
+
+def _pipeline(plan: _Plan) -> GatewayPipeline:
+    settings, stores = plan.settings, plan.stores
+    return build_pipeline(
+        PipelineParts(
+            authenticator=plan.authenticator,
+            metering=plan.accounting.metering if plan.accounting is not None else None,
+            postgres=stores.postgres,
+            redis=stores.redis,
+            models=plan.models,
+            upstreams=plan.upstreams,
+            guarded_prefixes=settings.db_guard_prefixes,
+            guard_enabled=settings.enable_db_guard,
+            max_body_bytes=settings.max_body_bytes,
+            aliases=plan.aliases,
+            cors_origins=settings.cors_origins,
+        ),
+        _routes(plan),
+    )
+
+
+def _routes(plan: _Plan) -> RouteTable:
+    """Return every route. What needs a database answers 501 in a gateway that was started without one."""
+    settings = plan.settings
+    api = build_api(plan.health)
     handler = AsgiHandler(api)
-    base_url = _root_of(settings.litellm_base_url)
-    http, api_key = upstreams[UpstreamKind.OPENAI], _secret(settings.litellm_api_key)
-    listing = upstream_model_list(http, base_url, api_key) if base_url and models.open_ended else None
-    routes = RouteTable(
+    base_url, api_key = _root_of(settings.litellm_base_url), _secret(settings.litellm_api_key)
+    http = plan.upstreams[UpstreamKind.OPENAI]
+    listing = upstream_model_list(http, base_url, api_key) if base_url and plan.models.open_ended else None
+    built: set[str] = set()
+    routes = [*model_routes(ModelList(plan.models, listing)), *record_routes(plan.layer)]
+    if plan.directory is not None:
+        admin.include(api, plan.directory)
+        routes += admin.admin_routes(handler)
+        built |= admin.BUILT
+    if plan.accounting is not None:
+        routes += plan.accounting.routes(plan.models)
+        built |= SPEND_BUILT
+    table = RouteTable(
         [
-            *model_routes(ModelList(models, listing)),
-            *record_routes(layer),
-            *reserved_routes(settings.db_guard_prefixes),
+            *routes,
+            *reserved_routes(settings.db_guard_prefixes, frozenset(built)),
             passthrough_route(http, base_url, api_key),
             *health_routes(handler),
             *api_routes(handler),
         ]
     )
-    serve_document(api, routes.routes)
-    admin_key = _secret(settings.admin_key)
-    authenticator = parts.authenticator or AdminKeyAuthenticator(admin_key or os.urandom(32).hex())
-    return build_pipeline(
-        PipelineParts(
-            authenticator=authenticator,
-            postgres=stores.postgres,
-            redis=stores.redis,
-            models=models,
-            upstreams=upstreams,
-            guarded_prefixes=settings.db_guard_prefixes,
-            guard_enabled=settings.enable_db_guard,
-            max_body_bytes=settings.max_body_bytes,
-            aliases=config.aliases if config is not None else {},
-            cors_origins=settings.cors_origins,
-        ),
-        routes,
-    )
+    serve_document(api, table.routes)
+    return table
 
 
 def _root_of(base_url: str | None) -> str | None:

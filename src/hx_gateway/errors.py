@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class HXError(Exception):
@@ -10,7 +11,8 @@ class HXError(Exception):
 
     ``message`` is written for the caller: it never holds SQL, a stack trace, a credential or the host name of a
     dependency. ``headers`` are added to the response. ``should_retry`` becomes ``x-should-retry``, which the OpenAI
-    clients obey before they look at the status.
+    clients obey before they look at the status. ``explanation`` is kept with the record of the refusal, for those who
+    may read it later; the caller does not see it.
     """
 
     status = 500
@@ -25,6 +27,7 @@ class HXError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
         should_retry: bool | None = None,
+        explanation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -33,6 +36,7 @@ class HXError(Exception):
             self.code = code
         self.headers = dict(headers or {})
         self.should_retry = should_retry
+        self.explanation = explanation
 
 
 class InvalidRequest(HXError):

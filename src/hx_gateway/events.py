@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,11 +21,12 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUsage:
-    """Tokens of one call. ``estimated`` is true where the upstream did not say."""
+    """Tokens of one call. ``estimated`` is true where the upstream did not say; ``cached_tokens`` are of the prompt."""
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int = 0
 
 
 class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -35,7 +37,8 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     for. ``upstream`` is the deployment that was called, ``alternatives`` are the other candidates, and
     ``routing_seconds`` is what choosing took. ``upstream_address`` is ``host:port``, never with a credential;
     ``translation`` names the change of wire format, where there was one. ``traceparent`` is the client's own
-    (W3C Trace Context), unchecked.
+    (W3C Trace Context), unchecked. ``call_id`` is the ledger's, of a call that was admitted; ``cost_nano`` what it
+    cost, where a price is known. ``refusal`` tells which limits were looked at when one of them refused.
     """
 
     request_id: str
@@ -66,6 +69,12 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     bytes_sent: int = 0
     usage: TokenUsage | None = None
     traceparent: str | None = None
+    team_id: str | None = None
+    user_id: str | None = None
+    call_id: str | None = None
+    cost_nano: int | None = None
+    error_message: str | None = None
+    refusal: Mapping[str, Any] | None = None
 
 
 class EventSink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from hx_gateway.events import EventSink
 from hx_gateway.journal.drain import Drain, DrainOptions
+from hx_gateway.journal.kinds import Kind
 from hx_gateway.journal.log import Journal, JournalOptions
 from hx_gateway.journal.sync import Durability
 from hx_gateway.kit.breaker import CircuitBreaker
@@ -26,26 +28,30 @@ LEDGER = "ledger"
 EXPORT_MODULE = "hx_gateway.observability.otel_export"
 PUBLISH_SECONDS = 1.0
 STOP_SECONDS = 5.0
+LEDGER_OPEN_SECONDS = 1.0
+SCHEMA_SECONDS = 30.0
 
 
 class Record:
     """What the server records with. ``layer`` takes and reads events; ``sinks`` take the server's own requests.
 
-    Without a database there is no record: the layer refuses events, and requests are at most sent on.
+    Without a database there is no record: the layer refuses events, and requests are at most sent on. ``ledger`` is the
+    journal of what the server does, which also keeps records of ``kinds``; ``ledger_drain`` stores what is in it.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, kinds: Sequence[Kind] = ()) -> None:
         self.layer = DatabaseIntegrationLayer(record_config(settings))
         self._recorder: RequestRecorder | None = None
-        self._ledger: Journal | None = None
+        self.ledger: Journal | None = None
+        self.ledger_drain: Drain | None = None
         self._drains: list[Drain] = []
         if self.layer.drain is not None:
             self._drains.append(self.layer.drain)
-            self._add_ledger(settings, self.layer)
+            self._add_ledger(settings, self.layer, kinds)
         self.figures = RecordFigures(metrics, self.layer, self._drains)
         self.export = _export(settings)
 
-    def _add_ledger(self, settings: Settings, layer: DatabaseIntegrationLayer) -> None:
+    def _add_ledger(self, settings: Settings, layer: DatabaseIntegrationLayer, kinds: Sequence[Kind]) -> None:
         """Make the journal of what the server itself does: drained in order, with space in reserve for a full disk."""
         assert layer.connector is not None
         options = JournalOptions(
@@ -54,17 +60,17 @@ class Record:
             budget=replace(layer.journal.options.budget, ballast_bytes=0),
             wake_rows=layer.config.batch_size,
         )
-        self._ledger = Journal(layer.config.journal_root, LEDGER, [*record_kinds(), request_kind()], options)
-        self._drains.append(
-            Drain(
-                self._ledger,
-                layer.connector.connect_ready,
-                CircuitBreaker(),
-                layer.placement,
-                DrainOptions(flush_seconds=layer.config.batch_seconds, ordered=True),
-            )
+        self.ledger = Journal(layer.config.journal_root, LEDGER, [*record_kinds(), request_kind(), *kinds], options)
+        self.ledger_drain = Drain(
+            self.ledger,
+            layer.connector.connect_ready,
+            # Money waits for what is in this journal: it is tried again sooner than events are.
+            CircuitBreaker(open_seconds=LEDGER_OPEN_SECONDS),
+            layer.placement,
+            DrainOptions(flush_seconds=layer.config.batch_seconds, ordered=True),
         )
-        self._recorder = RequestRecorder(self._ledger, sample=settings.trace_sample)
+        self._drains.append(self.ledger_drain)
+        self._recorder = RequestRecorder(self.ledger, sample=settings.trace_sample)
 
     @property
     def sinks(self) -> list[EventSink]:
@@ -75,21 +81,24 @@ class Record:
         """Begin to record; on the way out everything is flushed or left in the journals."""
         if self.export is not None:
             await stack.enter_async_context(self.export)
-        if self._ledger is None or self._recorder is None:
+        if self.ledger is None or self.ledger_drain is None or self._recorder is None:
             return
         await self.layer.initialize(wait=False)
         stack.push_async_callback(self.layer.shutdown)
-        self._ledger.open()
-        self._drains[-1].start()
+        # Who is ready answers on admin routes too: they need the tables.
+        await self.layer.schema_ready(SCHEMA_SECONDS)
+        self.ledger.open()
+        self.ledger_drain.start()
         stack.push_async_callback(self._stop_ledger)
         await stack.enter_async_context(self._recorder)
         task = asyncio.create_task(self._publish())
         stack.push_async_callback(_cancel, task)
 
     async def _stop_ledger(self) -> None:
-        assert self._ledger is not None
-        await self._drains[-1].stop(STOP_SECONDS)
-        self._ledger.close()
+        assert self.ledger is not None
+        assert self.ledger_drain is not None
+        await self.ledger_drain.stop(STOP_SECONDS)
+        self.ledger.close()
 
     async def _publish(self) -> None:
         while True:

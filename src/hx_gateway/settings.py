@@ -107,6 +107,59 @@ class Settings(BaseSettings):
         description="The admin key, 32 characters or more; made on the first start if unset.",
     )
     disable_admin_ui: bool = Field(False, alias="DISABLE_ADMIN_UI", description="Turns the admin page off.")
+    pepper_file: OptionalPath = Field(
+        None,
+        alias="HX_PEPPER_FILE",
+        description="What keys are hashed with; `peppers.json` in the data directory. Several hosts share one.",
+    )
+    key_stale_max: float = Field(
+        86_400.0,
+        alias="HX_KEY_STALE_MAX",
+        ge=0,
+        le=7 * 86_400,
+        description="Seconds that a known key is served while PostgreSQL cannot be asked.",
+    )
+
+    # Limits and spend
+    default_key_rpm: int | None = Field(
+        None,
+        alias="HX_DEFAULT_KEY_RPM",
+        ge=1,
+        le=1_000_000_000,
+        description="Requests a minute of keys without a limit of their own; none if unset.",
+    )
+    default_max_output: int = Field(
+        8192,
+        alias="HX_DEFAULT_MAX_OUTPUT",
+        ge=1,
+        le=1_000_000,
+        description="Output cap of calls under a budget whose client names none, in tokens.",
+    )
+    limits_mode: Literal["enforce", "shadow"] = Field(
+        "enforce",
+        alias="HX_LIMITS_MODE",
+        description="`shadow`: limits and budgets decide and log, and refuse nobody.",
+    )
+    disable_spend_logs: bool = Field(
+        False,
+        alias="DISABLE_SPEND_LOGS",
+        description="No spend record of calls that no budget is charged with.",
+    )
+    disable_error_logs: bool = Field(False, alias="DISABLE_ERROR_LOGS", description="No record of failed requests.")
+    spend_logs_retention_days: int = Field(
+        365, alias="SPEND_LOGS_RETENTION_DAYS", ge=1, le=3650, description="Days that spend records are kept."
+    )
+    error_logs_retention_days: int = Field(
+        90, alias="ERROR_LOGS_RETENTION_DAYS", ge=1, le=3650, description="Days that error records are kept."
+    )
+    budget_webhook_url: OptionalText = Field(
+        None,
+        alias="HX_BUDGET_WEBHOOK_URL",
+        description="Where a budget's soft threshold is reported to, once a period.",
+    )
+    budget_webhook_secret: OptionalSecret = Field(
+        None, alias="HX_BUDGET_WEBHOOK_SECRET", description="Signs those reports (`x-hx-signature`)."
+    )
 
     # Stores
     pg_url: OptionalSecret = Field(
@@ -310,7 +363,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{entry!r} must start with '/' and not end with one")
         return value
 
-    @field_validator("litellm_base_url", "qdrant_url", "otlp_endpoint", "otlp_traces_endpoint")
+    @field_validator("litellm_base_url", "qdrant_url", "otlp_endpoint", "otlp_traces_endpoint", "budget_webhook_url")
     @classmethod
     def _url_is_http(cls, value: str | None) -> str | None:
         if value and value != NOT_CONFIGURED and not value.startswith(("http://", "https://")):
@@ -448,6 +501,7 @@ def _sentence(error: object) -> str:
         "litellm_api_key",
         "openai_api_key",
         "otlp_headers",
+        "budget_webhook_secret",
     )
     shown = "" if secret else f" is {error['input']!r}:"
     return f"{variable}{shown} {reason}."

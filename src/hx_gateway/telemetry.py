@@ -74,6 +74,7 @@ class Metrics:
 
         self._declare_events()
         self._declare_journals()
+        self._declare_accounting()
         self._declare_database()
 
     def _declare_events(self) -> None:
@@ -116,6 +117,56 @@ class Metrics:
         )
         self.event_flush_rows = Histogram(
             "hx_event_flush_rows", "Rows of one batch.", buckets=_ROWS_BUCKETS, registry=self.registry
+        )
+
+    def _declare_accounting(self) -> None:
+        self.calls_admitted = Counter(
+            "hx_calls_admitted", "Calls of models that limits and budgets let begin.", registry=self.registry
+        )
+        self.calls_refused = Counter(
+            "hx_calls_refused",
+            "Calls of models that were refused, by what refused them.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.shadow_refusals = Counter(
+            "hx_shadow_refusals", "Calls that would have been refused in shadow mode.", registry=self.registry
+        )
+        self.rate_fallbacks = Counter(
+            "hx_rate_fallbacks", "Calls counted by a process for itself, Redis being away.", registry=self.registry
+        )
+        self.calls_open = Gauge(
+            "hx_calls_open",
+            "Calls that hold slots or reservations.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.calls_settling = Gauge(
+            "hx_calls_settling",
+            "Ends of calls that the counters have yet to hear of.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.calls_lapsed = Counter(
+            "hx_calls_lapsed", "Calls charged at their estimate because nobody renewed them.", registry=self.registry
+        )
+        self.budget_overrun = Counter(
+            "hx_budget_overrun_nano", "Nano-dollars charged beyond what was reserved.", registry=self.registry
+        )
+        self.budget_drift = Gauge(
+            "hx_budget_drift_nano",
+            "Largest difference of a budget's counter and the ledger, seen while nothing was going on.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.budget_corrections = Counter(
+            "hx_budget_corrections", "Counters of budgets that were set right.", registry=self.registry
+        )
+        self.ledger_epochs = Counter(
+            "hx_ledger_epochs", "Epochs of money that this process began.", registry=self.registry
+        )
+        self.key_checks = Counter(
+            "hx_key_checks", "Keys that were presented, by how they were known.", ("outcome",), registry=self.registry
         )
 
     def _declare_journals(self) -> None:

@@ -15,6 +15,9 @@ import uvicorn
 from ruamel.yaml import YAML
 from scripts.docs_reference import ENVIRONMENT_FILE, is_secret
 
+from hx_gateway.access.authenticator import KeyRules
+from hx_gateway.access.throttle import MAX_FAILURES
+from hx_gateway.admin.bodies import MAX_BODY_BYTES as MAX_ADMIN_BODY_BYTES
 from hx_gateway.gateway.config_document import MAX_FILE_BYTES
 from hx_gateway.gateway.model_config import load_model_config
 from hx_gateway.gateway.model_table import build_model_table
@@ -22,6 +25,8 @@ from hx_gateway.http.head_check import MAX_LINE_BYTES
 from hx_gateway.http.protocol import EdgeLimits
 from hx_gateway.kit.json_object import MAX_CONTAINERS, MAX_DEPTH, MAX_INTEGER_DIGITS, WHOLE_DECODE_BYTES
 from hx_gateway.kit.sse import MAX_EVENT_BYTES
+from hx_gateway.limits.durable import GIVE_UP_SECONDS
+from hx_gateway.limits.meter import MeterOptions
 from hx_gateway.pipeline.model_call import WHOLE_ANSWER_BYTES
 from hx_gateway.pipeline.stages.security import MAX_KEY_LENGTH
 from hx_gateway.pipeline.upstream_answers import MAX_ERROR_BODY_BYTES, MAX_RETRY_AFTER_SECONDS
@@ -102,6 +107,17 @@ ANSWER = {
     "Ollama's embeddings, one text a call": f"{CONCURRENCY} calls at a time",
     "connections to model servers": "`HX_UPSTREAM_MAX_CONNECTIONS` a worker",
 }
+CALLS = {
+    "wrong keys from one address": f"{MAX_FAILURES} a minute",
+    "body of an admin route": mib(MAX_ADMIN_BODY_BYTES),
+    "look-up of a key": f"{KeyRules().look_up_timeout:g} s",
+    "known key while PostgreSQL is away": f"`HX_KEY_STALE_MAX`, {SETTINGS.key_stale_max:.0f} s",
+    "output of a call under a budget whose client names no cap": (
+        f"`HX_DEFAULT_MAX_OUTPUT`, {SETTINGS.default_max_output:,} tokens"
+    ),
+    "slot or reservation of a call that nobody renews": f"{MeterOptions().lease:g} s",
+    "worker of a lost host at a [change of epoch](../explanation/accounting.md#epochs)": f"{GIVE_UP_SECONDS:g} s",
+}
 STORE = {
     "PostgreSQL: time to connect, health check": f"{default(PostgresService, 'connect_timeout'):g} s",
     "Redis: time to connect, health check": f"{default(RedisService, 'connect_timeout'):g} s",
@@ -119,6 +135,7 @@ STORE = {
         ("## Of a connection", CONNECTION),
         ("## Of a request to a model", REQUEST),
         ("## Of a model's answer", ANSWER),
+        ("## Of keys and calls", CALLS),
         ("## Of a store", STORE),
     ],
 )

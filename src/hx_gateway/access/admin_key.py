@@ -8,9 +8,11 @@ import os
 import secrets
 from pathlib import Path
 
-from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Scope
+from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Role, Scope
 
-ADMIN_PRINCIPAL = Principal(key_id=KeyId("admin"), tenant_id=DEFAULT_TENANT, scopes=frozenset(Scope))
+ADMIN_PRINCIPAL = Principal(
+    key_id=KeyId("admin"), tenant_id=DEFAULT_TENANT, scopes=frozenset(Scope), role=Role.PLATFORM_ADMIN
+)
 ADMIN_KEY_FILE = "admin.key"
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import NewType, Protocol
+
+from hx_gateway.allowances import Allowance
 
 KeyId = NewType("KeyId", str)
 TenantId = NewType("TenantId", str)
@@ -21,27 +26,64 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     REGISTRY_READ = "registry:read"
     REGISTRY_WRITE = "registry:write"
+    SPEND_READ = "spend:read"
     ADMIN = "admin"
+
+
+class Role(StrEnum):
+    """What a caller is among those who administer tenants, teams and keys; from the most powerful to the least."""
+
+    PLATFORM_ADMIN = "platform_admin"
+    TENANT_ADMIN = "tenant_admin"
+    TEAM_ADMIN = "team_admin"
+    MEMBER = "member"
+    READ_ONLY = "read_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who calls. ``key_id`` is public (it stands in logs and records); the secret is not kept."""
+    """Who calls. ``key_id`` is public (it stands in logs and records); the secret is not kept.
+
+    ``admin_teams`` are those it is admin of, ``member_teams`` all it belongs to. ``models`` holds a list of globs for
+    each of key, user, team and tenant that has one: a model must match one glob of every list. ``aliases`` are the
+    key's own, taken one step and before the configured ones. ``allowed_routes`` are globs of paths (``None``: all that
+    its scopes allow). Without an ``allowance`` nothing is counted.
+    """
 
     key_id: KeyId
     tenant_id: TenantId
     scopes: frozenset[Scope]
+    role: Role = Role.MEMBER
+    team_id: str | None = None
+    user_id: str | None = None
+    admin_teams: frozenset[str] = frozenset()
+    member_teams: frozenset[str] = frozenset()
+    models: tuple[tuple[str, ...], ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    allowed_routes: tuple[str, ...] | None = None
+    allowance: Allowance | None = field(default=None, hash=False)
+    expires_at: datetime | None = None
+    tags: tuple[str, ...] = ()
 
     def holds(self, needed: frozenset[Scope]) -> bool:
         """Return whether every right in ``needed`` is held."""
         return needed <= self.scopes
+
+    def may_use(self, model: str) -> bool:
+        """Return whether calls of ``model`` are allowed. An empty list allows none, no list at all allows every one."""
+        return all(any(fnmatchcase(model, glob) for glob in globs) for globs in self.models)
+
+    def may_take(self, path: str) -> bool:
+        """Return whether the decoded ``path`` is among the routes that the key is confined to."""
+        return self.allowed_routes is None or any(fnmatchcase(path, glob) for glob in self.allowed_routes)
 
 
 class Authenticator(Protocol):
     """Turns a presented key into a principal.
 
     ``None`` means: whoever keeps the keys says there is no such key. Raises
-    :class:`~hx_gateway.errors.Unavailable` when that cannot be known; never guesses.
+    :class:`~hx_gateway.errors.Unavailable` when that cannot be known; never guesses. Raises
+    :class:`~hx_gateway.errors.InvalidApiKey` with a code of its own for a key that was good once.
     """
 
     async def authenticate(self, presented: str) -> Principal | None: ...

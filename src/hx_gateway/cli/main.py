@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hx_gateway import __version__
-from hx_gateway.cli import db, events
+from hx_gateway.cli import db, events, keys, spend, teams, tenants, users
 from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.serve import serve
 from hx_gateway.cli.smoke import smoke
@@ -22,6 +22,11 @@ app.command()(smoke)
 app.command()(doctor)
 app.add_typer(db.app, name="db")
 app.add_typer(events.app, name="events")
+app.add_typer(keys.app, name="keys")
+app.add_typer(teams.app, name="teams")
+app.add_typer(users.app, name="users")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(spend.app, name="spend")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ class Section:
             number = 0.0
         if not 0 < number < float("inf"):
             raise self.error(key, "must be a positive number of seconds")
+        return number
+
+    def flag(self, key: str) -> bool | None:
+        """Return a boolean, ``None`` where there is none."""
+        value = self._get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise self.error(key, "must be true or false")
+
+    def amount(self, key: str) -> Decimal | None:
+        """Return a number that is not negative, exactly as it is written; ``None`` where there is none."""
+        value = self._get(key)
+        if value is None:
+            return None
+        try:
+            number = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value).strip())
+        except InvalidOperation:
+            number = Decimal("NaN")
+        if not number.is_finite() or number < 0:
+            raise self.error(key, "must be a number that is not negative")
         return number
 
     def section(self, key: str) -> Section:

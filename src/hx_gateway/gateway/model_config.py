@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ MAX_NAME_LENGTH = 256
 _DESCRIPTIONS = ("model_info", "tags")
 # Headers of a call that are ours to set.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
+_PRICES = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
 _SHOWN_NAMES = 5
 
 
@@ -28,7 +30,8 @@ class ModelConfig:
     ``names``: every ``model_name``, wildcards too. ``deployments``: those that can be called from here;
     ``unsupported`` and ``unusable``: why the others cannot (a provider we do not speak to; a variable that
     is not set). ``timeouts``: the limits in seconds that the file sets, by deployment name and field of
-    ``Timeouts``. ``aliases``: name asked for → name meant; ``hidden`` ones are not listed.
+    ``Timeouts``. ``aliases``: name asked for → name meant; ``hidden`` ones are not listed. ``prices``: dollars a token
+    by ``model_name``, in LiteLLM's words. ``disable_spend_logs`` and ``disable_error_logs``: ``None`` if not said.
     """
 
     names: tuple[str, ...] = ()
@@ -38,6 +41,9 @@ class ModelConfig:
     timeouts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    prices: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)
+    disable_spend_logs: bool | None = None
+    disable_error_logs: bool | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -62,6 +68,8 @@ class _Reader:
         self._unsupported: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._timeouts: dict[str, dict[str, float]] = {}
+        self._prices: dict[str, dict[str, Decimal]] = {}
+        self._disabled: dict[str, bool] = {}
         self._ignored: dict[str, list[str]] = {}
         self._warnings: list[str] = []
 
@@ -84,6 +92,9 @@ class _Reader:
             timeouts=self._timeouts,
             aliases=aliases,
             hidden=hidden,
+            prices=self._prices,
+            disable_spend_logs=self._disabled.get("disable_spend_logs"),
+            disable_error_logs=self._disabled.get("disable_error_logs"),
             warnings=self._all_warnings(),
         )
 
@@ -94,6 +105,7 @@ class _Reader:
             raise entry.error("litellm_params", "is missing: it says where the model is")
         params = entry.section("litellm_params")
         entry.know(*_DESCRIPTIONS)
+        self._read_prices(name, params, entry.section("model_info"))
         if not self._direct:
             return
         try:
@@ -104,6 +116,19 @@ class _Reader:
             return
         for key in entry.unread():
             self._ignore(f"model_list[].{key}", name)
+
+    def _read_prices(self, name: str, *sections: Section) -> None:
+        """Take the prices of a model; of several deployments, and of several places, the highest."""
+        for section in sections:
+            for key in _PRICES:
+                try:
+                    price = section.amount(key)
+                except MissingVariable as missing:
+                    self._warnings.append(f"A price of the model {name!r} is not known: {missing}.")
+                    continue
+                if price is not None:
+                    prices = self._prices.setdefault(name, {})
+                    prices[key] = max(price, prices.get(key, price))
 
     def _read_params(self, name: str, params: Section) -> None:
         model = params.text("model")
@@ -141,6 +166,7 @@ class _Reader:
             base_url=target.base_url or "",
             api_key=self._api_key(params, target),
             headers=_headers(params),
+            provider=target.provider,
         )
         self._deployments[name] = (*known, deployment)
         self._timeouts[label] = {limit: seconds for limit, seconds in limits.items() if seconds is not None}
@@ -181,6 +207,10 @@ class _Reader:
         if general.has("master_key"):
             general.know("master_key")
             self._warnings.append("general_settings.master_key is not used: HX_ADMIN_KEY is the admin key here.")
+        for key in ("disable_spend_logs", "disable_error_logs"):
+            value = general.flag(key)
+            if value is not None:
+                self._disabled[key] = value
         self._note_unread(general, "general_settings.")
 
     def _note_unread(self, section: Section, prefix: str) -> None:

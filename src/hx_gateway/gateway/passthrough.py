@@ -55,7 +55,8 @@ _OWN_PREFIXES = ("x-hx-", "x-litellm-", "x-forwarded-", "proxy-", "sec-")
 _ANSWER_OWN = frozenset({"set-cookie", "set-cookie2", "server", "date", "x-request-id", "alt-svc", "location"})
 # What manages a proxy or a provider's account: never with the gateway's own credential.
 MANAGEMENT = frozenset(
-    {"access_group", "access_groups", "agents", "audit", "budget", "budgets", "cache", "callbacks", "config"}
+    {"access_group", "access_groups", "agents", "api_keys", "audit", "budget", "budgets", "cache", "callbacks"}
+    | {"config"}
     | {
         "credentials",
         "customer",
@@ -96,6 +97,7 @@ def passthrough_route(upstream: Upstream, base_url: str | None, api_key: str | N
         handler=Passthrough(upstream, base_url, api_key),
         body=BodyRule.STREAM,
         errors=ErrorShape.OPENAI,
+        counted=True,
     )
 
 
@@ -111,6 +113,12 @@ class Passthrough:
         """Answer with what the upstream answers. Raises ``NotFound`` without one, ``Forbidden`` for management."""
         if self._base_url is None:
             raise NotFound(f"There is nothing at {ctx.path[:256]!r}.", code="unknown_path")
+        allowance = ctx.principal.allowance if ctx.principal is not None else None
+        if allowance is not None and allowance.has_budget:
+            raise Forbidden(
+                f"{ctx.path[:256]!r} is not metered, and this key has a budget: use a model route.",
+                code="unmetered_route",
+            )
         if any(segment.lower() in MANAGEMENT for segment in ctx.path.split("/")[2:3]):
             raise Forbidden(f"{ctx.path[:256]!r} manages the upstream and is not forwarded.", code="management_path")
         query = f"?{ctx.query.decode('latin-1')}" if ctx.query else ""

@@ -91,17 +91,25 @@ class ModelList:
         self._listed_at = float("-inf")
         self._lock = asyncio.Lock()
 
-    async def list_models(self, _ctx: Context) -> Reply:
-        """Answer with all names, sorted, in OpenAI's shape."""
-        data = [_model(name) for name in await self._names()]
+    async def list_models(self, ctx: Context) -> Reply:
+        """Answer with the names that the key may use, sorted, in OpenAI's shape."""
+        data = [_model(name) for name in await self._usable(ctx)]
         return Reply(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
 
     async def one_model(self, ctx: Context) -> Reply:
         """Answer with one model, or 404."""
         name = ctx.path_params["model"]
-        if name not in await self._names():
+        if name not in await self._usable(ctx):
             raise NotFound(f"The model {name[:256]!r} does not exist.", param="model", code="model_not_found")
         return Reply(200, [JSON], msgspec.json.encode(_model(name)))
+
+    async def _usable(self, ctx: Context) -> list[str]:
+        names = await self._names()
+        principal = ctx.principal
+        if principal is None:
+            return names
+        own = {alias for alias, target in principal.aliases.items() if principal.may_use(target)}
+        return sorted({name for name in names if principal.may_use(name)} | own)
 
     async def _names(self) -> list[str]:
         if self._list_upstream is not None:

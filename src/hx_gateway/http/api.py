@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from hx_gateway import __version__
-from hx_gateway.errors import HXError, InvalidRequest, NotFound
-from hx_gateway.http.errors import error_reply
+from hx_gateway.errors import HXError, InvalidRequest, MethodNotAllowed, NotFound
 from hx_gateway.http.health import HealthSources, router
-from hx_gateway.pipeline.routes import ANYONE, BodyRule, ErrorShape, Handler, RouteSpec, Who
+from hx_gateway.pipeline.routes import ANYONE, PARAMETER, BodyRule, Handler, RouteSpec, Who
 
 TITLE = "HX Gateway"
 ANY_METHOD = frozenset({"*"})
+MAX_FIELD_CHARS = 128
+# Pydantic's words for two mistakes, in ours.
+_REASONS = {"extra_forbidden": "is not known here", "missing": "is missing"}
 
 
 def build_api(health: HealthSources) -> FastAPI:
     """Return the application. It is only ever called from inside the pipeline."""
-    api = FastAPI(title=TITLE, version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    api = FastAPI(
+        title=TITLE, version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     api.state.health = health
     api.include_router(router)
-    api.add_exception_handler(HXError, _hx_error)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http_error)
     return api
@@ -58,11 +62,19 @@ def openapi_document(api: FastAPI, routes: Iterable[RouteSpec]) -> dict[str, Any
     paths: dict[str, Any] = document.setdefault("paths", {})
     components = document.setdefault("components", {})
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for route in routes:
+    listed = tuple(routes)
+    known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+    for method, path in known:
+        route = max(listed, key=lambda route: _serves(route, method, path))
+        if security := _security(route):
+            paths[path][method.lower()]["security"] = security
+    for route in listed:
         for method in route.methods - ANY_METHOD:
+            if not route.openapi and any(_serves(route, method, path) >= 0 for of, path in known if of == method):
+                continue
             operation = paths.setdefault(route.path, {}).setdefault(method.lower(), dict(route.openapi))
-            if route.policy.who is not Who.ANYONE:
-                operation["security"] = [{"key": []}]
+            if security := _security(route):
+                operation["security"] = security
             operation.setdefault("responses", {"200": {"description": "OK"}})
             operation.setdefault("operationId", route.name)
     return document
@@ -79,27 +91,43 @@ def serve_document(api: FastAPI, routes: tuple[RouteSpec, ...]) -> None:
         return made
 
 
-async def _hx_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HXError)
-    reply = error_reply(error, ErrorShape.PROBLEM)
-    assert isinstance(reply.body, bytes)
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
-    return Response(reply.body, reply.status, headers)
+def _security(route: RouteSpec) -> list[dict[str, list[str]]]:
+    return [] if route.policy.who is Who.ANYONE else [{"key": []}]
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+def _serves(route: RouteSpec, method: str, path: str) -> int:
+    """Return how much of ``path`` the route names, as the route table weighs it: -1 where it is not its own."""
+    if not route.methods & {method, *ANY_METHOD}:
+        return -1
+    if route.path == path:
+        return len(path) + 1
+    parameter = PARAMETER.search(route.path)
+    prefix = route.path[: parameter.start()] if parameter else None
+    return len(prefix) if prefix is not None and path.startswith(prefix) else -1
+
+
+# Refusals are not answered here: they leave the application, so that the pipeline words, counts and logs them like
+# everybody's.
+
+
+async def _invalid(_request: Request, error: Exception) -> NoReturn:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    refusal = InvalidRequest(f"{field}: {first['msg']}.", param=field)
+    reason = _REASONS.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
+    field = field[:MAX_FIELD_CHARS]
+    refusal = InvalidRequest(f"{field}: {reason}.", param=field)
     refusal.status = 422
-    return await _hx_error(request, refusal)
+    raise refusal from error
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> NoReturn:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return await _hx_error(request, NotFound("There is nothing at this path.", code="unknown_path"))
+        raise NotFound("There is nothing at this path.", code="unknown_path")
+    if error.status_code == 405:
+        allowed = Headers(error.headers).get("allow", "").split(", ")
+        raise MethodNotAllowed(f"{request.method!r} is not a method of {request.url.path!r}.", allow=allowed)
     refusal = HXError(str(error.detail), code="http_error", headers=error.headers)
     refusal.status = error.status_code
-    return await _hx_error(request, refusal)
+    raise refusal from error

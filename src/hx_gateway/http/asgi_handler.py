@@ -28,7 +28,9 @@ class AsgiHandler:
     async def __call__(self, ctx: Context) -> Reply:
         """Return the application's reply: bytes when it came at once, an iterator when it streams."""
         conversation = _Conversation(ctx)
-        scope = {**ctx.scope, "state": {STATE_KEY: ctx}, "extensions": {}}
+        # The server leaves out the body of what answers HEAD; FastAPI knows no such method where there is a GET.
+        method = "GET" if ctx.method == "HEAD" else ctx.method
+        scope = {**ctx.scope, "method": method, "state": {STATE_KEY: ctx}, "extensions": {}}
         task = asyncio.ensure_future(self._run(scope, conversation))
         try:
             return await conversation.reply(task)

@@ -259,7 +259,7 @@ class _Exchange:
                 await close()
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status = status
+        self.status = self.ctx.status = status
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -346,6 +346,12 @@ def _record(exchange: _Exchange, ending: Ending) -> RequestFinished:
         bytes_sent=exchange.bytes_sent,
         usage=ctx.usage,
         traceparent=_traceparent(ctx) if call is not None else None,
+        team_id=principal.team_id if principal is not None else None,
+        user_id=principal.user_id if principal is not None else None,
+        call_id=ctx.admission.call_id if ctx.admission is not None else None,
+        cost_nano=ctx.cost_nano,
+        error_message=ctx.error.message if ctx.error is not None else None,
+        refusal=ctx.error.explanation if ctx.error is not None else None,
     )
 
 

@@ -222,17 +222,13 @@ class Batches:
 
 
 def _grouped(records: Sequence[Record], kinds: Mapping[int, Kind]) -> list[tuple[int, list[Record]]]:
-    """Return records by kind: those that are rows all together, those for an applier in runs, in their order."""
-    rows: dict[int, list[Record]] = {}
-    runs: list[tuple[int, list[Record]]] = []
+    """Return records by kind, each kind's all together and in their order: first those that are rows."""
+    groups: dict[int, list[Record]] = {}
     for number, run in groupby(records, key=lambda record: record.kind):
         if number not in kinds:
             raise LookupError(f"records of kind {number} are not known to this version")
-        if kinds[number].format is None:
-            runs.append((number, list(run)))
-        else:
-            rows.setdefault(number, []).extend(run)
-    return [*rows.items(), *runs]
+        groups.setdefault(number, []).extend(run)
+    return sorted(groups.items(), key=lambda group: kinds[group[0]].format is None)
 
 
 def _rows_of(kind: Kind, records: Sequence[Record]) -> tuple[list[_Row], list[tuple[_Row, ValueError]]]:

@@ -44,6 +44,7 @@ from hx_gateway.services.dsn import postgres_dsn
 from hx_gateway.services.postgres import PostgresService
 
 JOURNAL = "events"
+SCHEMA_LOOK_SECONDS = 0.02
 DEFAULT_TENANT = "default"
 
 
@@ -151,6 +152,15 @@ class DatabaseIntegrationLayer:
                 await self.upkeep.prepare()
         except UNREACHABLE as error:
             self._log.warning("record_degraded", reason=type(error).__name__)
+
+    async def schema_ready(self, seconds: float) -> bool:
+        """Return whether the schema is current, waiting for it while the database is there, at most ``seconds``."""
+        if self.postgres is None or self.upkeep is None:
+            return False
+        deadline = self._clock.monotonic() + seconds
+        while not self.upkeep.ready and self.postgres.sample.healthy and self._clock.monotonic() < deadline:
+            await self._clock.sleep(SCHEMA_LOOK_SECONDS)
+        return self.upkeep.ready
 
     async def shutdown(self) -> None:
         """Stop. What is not in the database stays in the journal and gets there by whoever opens it next."""

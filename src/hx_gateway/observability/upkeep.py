@@ -61,6 +61,11 @@ class Upkeep:
         self.retired_partitions: dict[str, int] = {}
         self.retired_rows: dict[str, int] = {}
 
+    @property
+    def ready(self) -> bool:
+        """Whether the schema was found current, and partitions made, since the start."""
+        return self._ready
+
     async def prepare(self) -> None:
         """Return once the schema is current and today has partitions. Raises the driver's errors, ``SchemaTooNew``."""
         async with self._lock:

@@ -9,7 +9,7 @@ from hx_gateway.access.principal import Authenticator
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.pipeline.stages.db_guard import DbGuardMiddleware
-from hx_gateway.pipeline.stages.execution import ExecutionStage
+from hx_gateway.pipeline.stages.execution import ExecutionStage, Metering
 from hx_gateway.pipeline.stages.routing import ModelDirectory, RoutingStage
 from hx_gateway.pipeline.stages.security import SecurityStage
 from hx_gateway.pipeline.stages.transform import TransformStage
@@ -23,6 +23,7 @@ class PipelineParts:
     """Everything the stages work with."""
 
     authenticator: Authenticator
+    metering: Metering | None = None
     postgres: DataService
     redis: DataService
     models: ModelDirectory
@@ -43,7 +44,7 @@ def build_pipeline(parts: PipelineParts, routes: RouteTable) -> GatewayPipeline:
             ValidationStage(max_body_bytes=parts.max_body_bytes),
             TransformStage(parts.aliases),
             RoutingStage(parts.models),
-            ExecutionStage(parts.upstreams),
+            ExecutionStage(parts.upstreams, parts.metering),
         ),
         routes,
     )

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from hx_gateway.access.principal import Principal
@@ -15,6 +16,7 @@ from hx_gateway.services.upstream.base import Deployment
 from hx_gateway.translate.openai import ModelRequest
 
 if TYPE_CHECKING:
+    from hx_gateway.limits.admission import Admission
     from hx_gateway.pipeline.routes import RouteSpec
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -53,6 +55,19 @@ class BrokenReply(Exception):
         self.error = error
 
 
+class CallState(StrEnum):
+    """How far a call of a model came: what decides whether somebody may bill for it.
+
+    ``NOT_SENT``: the model's server saw nothing. ``SENT``: it may have begun to work. ``REFUSED``: it said no.
+    ``ANSWERED``: its answer began.
+    """
+
+    NOT_SENT = "not_sent"
+    SENT = "sent"
+    REFUSED = "refused"
+    ANSWERED = "answered"
+
+
 @dataclass(slots=True)
 class Timings:
     """Monotonic moments and durations in seconds, ``None`` until reached."""
@@ -71,8 +86,10 @@ class Context:
     (lower-case names), ``client`` (address, after trusted proxies), ``local`` (from this machine, not proxied),
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
     ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
-    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation`` (Execution; the last names the
-    change of wire format, where there was one). ``error`` is what was answered with.
+    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``, ``call_state``,
+    ``output_estimate``, ``admission``, ``cost_nano`` (Execution). ``translation`` names the change of wire format,
+    where there was one; ``output_estimate`` is about how many tokens came, for answers without a usage; ``cost_nano``
+    is what the call cost, where its price is known. ``error`` is what was answered with, ``status`` what went out.
     """
 
     request_id: str
@@ -95,7 +112,12 @@ class Context:
     attempts: int = 0
     usage: TokenUsage | None = None
     translation: str | None = None
+    call_state: CallState = CallState.NOT_SENT
+    output_estimate: int = 0
+    admission: Admission | None = None
+    cost_nano: int | None = None
     error: HXError | None = None
+    status: int = 0
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     stopping: bool = False
@@ -111,6 +133,11 @@ class Context:
     def after(self, finisher: Finisher) -> None:
         """Call ``finisher`` once when the request is over, however it ends; the latest added goes first."""
         self._finishers.append(finisher)
+
+    @property
+    def finishers(self) -> Sequence[Finisher]:
+        """What is called when the request is over."""
+        return self._finishers
 
     async def finish(self, ending: Ending) -> list[Exception]:
         """Run the finishers, each of them whatever the others do; return what they raised."""

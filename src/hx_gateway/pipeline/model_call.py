@@ -11,7 +11,7 @@ import msgspec
 from hx_gateway import __version__
 from hx_gateway.errors import HXError, Unavailable, UpstreamFailed
 from hx_gateway.kit.json_object import encode_object
-from hx_gateway.pipeline.context import BrokenReply, Context, Reply
+from hx_gateway.pipeline.context import BrokenReply, CallState, Context, Reply
 from hx_gateway.pipeline.upstream_answers import (
     MAX_ERROR_BODY_BYTES,
     answer_for_failure,
@@ -34,6 +34,7 @@ from hx_gateway.translate.stream_usage import StreamRelay, error_event, usage_fr
 # An answer up to this size is read whole: one that breaks off can still become a clean 502.
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 EVENT_STREAM = "text/event-stream"
+BYTES_PER_TOKEN = 4
 _PATHS = {
     Operation.CHAT: "/chat/completions",
     Operation.COMPLETION: "/completions",
@@ -93,18 +94,28 @@ async def relay_call(ctx: Context, call: ModelRequest, deployment: Deployment, u
     """Call ``deployment`` and return its answer. Raises ``HXError`` for one that is not worth relaying."""
     request = build_request(ctx, call, deployment)
     began = time.monotonic()
+    ctx.call_state = CallState.SENT
     try:
         exchange, head = await open_call(upstream, request)
         ctx.timings.upstream = time.monotonic() - began
         if not 200 <= head.status < 300:
+            ctx.call_state = CallState.REFUSED
             return await _refused(exchange, head, deployment)
+        ctx.call_state = CallState.ANSWERED
         _check_content_type(exchange, head)
         if (head.get("content-type") or "").startswith(EVENT_STREAM):
             relay = StreamRelay(drop_usage=wants_usage_event(call, deployment))
             return Reply(head.status, client_headers(head), _relay_stream(ctx, exchange, relay))
         return await _relay_whole(ctx, exchange, head)
     except UpstreamError as failure:
+        note_failure(ctx, failure)
         raise answer_for_failure(failure) from failure
+
+
+def note_failure(ctx: Context, failure: UpstreamError) -> None:
+    """Remember of a call that failed whether its server can have seen it."""
+    if failure.facts.bytes_written == 0:
+        ctx.call_state = CallState.NOT_SENT
 
 
 async def _refused(exchange: UpstreamCall, head: UpstreamHead, deployment: Deployment) -> Reply:
@@ -144,20 +155,32 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
         parts.append(chunk)
         size += len(chunk)
         if size > WHOLE_ANSWER_BYTES:
-            return Reply(head.status, client_headers(head), _relay_large(exchange, chunks, b"".join(parts)))
+            return Reply(head.status, client_headers(head), _relay_large(ctx, exchange, chunks, b"".join(parts)))
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     ctx.usage = usage_from_body(body)
+    if ctx.usage is None:
+        ctx.output_estimate = tokens_of(len(body))
     return Reply(head.status, client_headers(head), body)
 
 
-async def _relay_large(exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> AsyncIterator[bytes]:
+def tokens_of(size: int) -> int:
+    """Return about how many tokens ``size`` bytes are, rounded up."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+async def _relay_large(
+    ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes
+) -> AsyncIterator[bytes]:
+    size = len(begun)
     try:
         yield begun
         async for chunk in rest:
+            size += len(chunk)
             yield chunk
     except UpstreamError as failure:
         raise BrokenReply(answer_for_failure(failure)) from failure
     finally:
+        ctx.output_estimate = tokens_of(size)
         exchange.abort()
 
 
@@ -177,8 +200,12 @@ async def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay
             raise
         error = Unavailable("The gateway is about to stop.", code="gateway_draining")
     finally:
-        ctx.usage = relay.usage
         exchange.abort()
+        # What came and was not passed on was made, and is billed, all the same.
+        if exchange.facts.unread:
+            relay.feed(exchange.facts.unread)
+        ctx.usage = relay.usage
+        ctx.output_estimate = relay.estimated_tokens()
     if error is not None:
         yield error_event(error) if relay.at_boundary else b"\n\n" + error_event(error)
         raise BrokenReply(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from hx_gateway.access.principal import Scope
+from hx_gateway.access.principal import Role, Scope
 from hx_gateway.errors import InvalidRequest, MethodNotAllowed
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.translate.openai import ModelRequest
@@ -31,10 +31,11 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may use a route and which rights they need."""
+    """Who may use a route, which rights they need, and which role (``None``: any)."""
 
     who: Who
     scopes: frozenset[Scope] = frozenset()
+    roles: frozenset[Role] | None = None
 
 
 ANYONE = Policy(Who.ANYONE)
@@ -44,6 +45,11 @@ LOCAL_OR_ADMIN = Policy(Who.LOCAL_OR_ADMIN, frozenset({Scope.ADMIN}))
 def needs(*scopes: Scope) -> Policy:
     """Return the policy of a route for keys that hold ``scopes``."""
     return Policy(Who.KEY, frozenset(scopes))
+
+
+def needs_role(*roles: Role) -> Policy:
+    """Return the policy of a route for keys of one of ``roles``; platform admins may use all of them."""
+    return Policy(Who.KEY, roles=frozenset({Role.PLATFORM_ADMIN, *roles}))
 
 
 class Needs(StrEnum):
@@ -75,7 +81,7 @@ class RouteSpec:
 
     ``name`` is the bounded label of logs and metrics. ``openapi`` is the operation object of the document.
     ``while_draining`` routes answer while the server is about to stop. A route has a handler, or a decoder whose result
-    is called upstream.
+    is called upstream. A ``counted`` route's requests count against the limits of their key like calls of models.
     """
 
     name: str
@@ -89,6 +95,7 @@ class RouteSpec:
     decoder: Decoder | None = None
     errors: ErrorShape = ErrorShape.PROBLEM
     while_draining: bool = False
+    counted: bool = False
     openapi: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -15,15 +15,21 @@ DONE = b"[DONE]"
 _NO_USAGE = b'"usage":null'
 # Of the four bytes that end an event at most, three may be there already.
 _LONGEST_PART = 3
+_BYTES_PER_TOKEN = 4
 
 
 # More than any call can have, and still an exact integer everywhere.
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: _Tokens | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: _Tokens
     completion_tokens: _Tokens = 0
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -52,7 +58,13 @@ def usage_from_body(data: bytes) -> TokenUsage | None:
         return None
     if usage is None:
         return None
-    return TokenUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    details = usage.prompt_tokens_details
+    cached = (details.cached_tokens or 0) if details is not None else 0
+    return TokenUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=min(cached, usage.prompt_tokens),
+    )
 
 
 def error_event(error: HXError) -> bytes:
@@ -70,7 +82,7 @@ class StreamRelay:
 
     ``usage`` is the last valid one seen; ``saw_done`` and ``saw_error`` tell how the stream ended; ``at_boundary``
     whether what was sent so far ends with a whole event; ``usage_invalid`` whether a usage object was not
-    believed.
+    believed. ``events`` and ``bytes_seen`` count what came, for an estimate of what was generated.
     """
 
     def __init__(self, *, drop_usage: bool) -> None:
@@ -78,6 +90,9 @@ class StreamRelay:
         self.saw_done = False
         self.saw_error = False
         self.usage_invalid = False
+        self.events = 0
+        self.bytes_seen = 0
+        self._first_event_bytes = 0
         self._drop = drop_usage
         self._begun = b""  # an event that is not whole yet; sent already unless we drop
         self._unread = False  # inside an event that is too large to hold; _begun is its last few bytes, sent already
@@ -87,8 +102,18 @@ class StreamRelay:
         """Whether an event could be added to what was sent."""
         return not self._unread and (self._drop or not self._begun)
 
+    def estimated_tokens(self) -> int:
+        """Return about how many tokens came, for a stream that told no usage.
+
+        At least one an event: that is how most servers stream. Where more text than that came, a token for four
+        bytes of what the events hold beyond the first one, which holds no text (OpenAI's API: its delta is the role).
+        """
+        text = self.bytes_seen - self.events * self._first_event_bytes
+        return max(self.events, -(-text // _BYTES_PER_TOKEN))
+
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to send on for ``chunk``."""
+        self.bytes_seen += len(chunk)
         if not self._begun and chunk.endswith(b"\n\n") and chunk.count(b"\n\n") == 1:
             return chunk if self._read(chunk) else b""  # the common case: one whole event
         out = self._end_unread(chunk) if self._unread else b""
@@ -134,6 +159,9 @@ class StreamRelay:
 
     def _read(self, event: bytes) -> bool:
         """Take note of one event; return whether it goes on to the client."""
+        self.events += 1
+        if not self._first_event_bytes:
+            self._first_event_bytes = len(event)
         if b'"usage"' not in event or (_NO_USAGE in event and event.count(b'"usage"') == 1):
             if DONE in event:
                 self.saw_done = self.saw_done or event_data(event) == DONE

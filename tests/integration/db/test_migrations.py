@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from hx_gateway.db.locks import LOCK_CLASS, MIGRATION_LOCK
+from hx_gateway.migrations import versions
 from hx_gateway.migrations.runner import SchemaTooNew, current, downgrade, head, upgrade
 from tests.fixtures.servers import Servers
 from tests.integration.db.databases import fresh_database, migrated_database, sql, url_of
@@ -27,6 +29,7 @@ START_SECONDS = 60.0
 # Forked, so that what they import is loaded once.
 MIGRATE = """
 import asyncio, os, sys
+from hx_gateway.migrations import versions
 from hx_gateway.migrations.runner import upgrade
 
 def migrate():
@@ -117,6 +120,17 @@ COLUMNS: dict[str, list[tuple[str, str, str, str | None]]] = {
         *columns("timestamp with time zone", "replayed_at"),
     ],
 }
+ACCESS = "tenants teams users memberships api_keys budgets audit_log idempotency_keys"
+LEDGER = (
+    "ledger_epoch ledger_members ledger_tenants ledger_reservations budget_windows spend_logs error_logs spend_daily "
+    "model_prices"
+)
+REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
+TABLES = {
+    *COLUMNS,
+    *(f"hx_gateway.{name}" for name in (*ACCESS.split(), *LEDGER.split())),
+    "hx_gateway.alembic_version",
+}
 KEY = '(tenant_id, "timestamp", event_id)'
 INDEXES = {
     "agent_observability.trace_events": {
@@ -190,9 +204,9 @@ def schema(servers: Servers) -> Iterator[str]:
 
 async def test_an_empty_database_gets_the_whole_schema_and_then_nothing_more(empty: str) -> None:
     assert await current(empty) is None
-    assert await upgrade(empty) == ["0001"]
-    assert await current(empty) == head() == "0001"
-    assert await tables(empty) == {*COLUMNS, "hx_gateway.alembic_version"}
+    assert await upgrade(empty) == REVISIONS
+    assert await current(empty) == head() == REVISIONS[-1]
+    assert await tables(empty) == TABLES
     assert await upgrade(empty) == []
 
 
@@ -260,7 +274,7 @@ async def test_nothing_is_put_anywhere_else(empty: str) -> None:
     await execute(empty, 'CREATE SCHEMA "$user"', "CREATE SCHEMA hx")
     await upgrade(empty)
     assert await fetch(empty, query) == []
-    assert await tables(empty) == {*COLUMNS, "hx_gateway.alembic_version"}
+    assert await tables(empty) == TABLES
     schemas = await fetch(empty, "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1")
     ours = {row[0] for row in schemas} - {"$user", "hx"}
     assert ours == {"agent_observability", "hx_gateway", "information_schema", "public"}
@@ -275,7 +289,7 @@ async def test_a_role_that_may_not_make_schemas_uses_those_made_for_it(servers: 
         database,
     )
     try:
-        assert await upgrade(empty.replace("//hx@", "//limited@")) == ["0001"]
+        assert await upgrade(empty.replace("//hx@", "//limited@")) == REVISIONS
         assert await upgrade(empty.replace("//hx@", "//limited@")) == []
     finally:
         sql(servers.postgres, "DROP OWNED BY limited CASCADE; DROP ROLE limited", database)
@@ -295,7 +309,7 @@ async def test_five_processes_at_once_migrate_once(empty: str) -> None:
             os.killpg(started.pid, signal.SIGKILL)
         started.communicate()
         await gate.close()
-    assert sorted(output.split("\n")) == ["", "['0001']", *["[]"] * (PROCESSES - 1)]
+    assert sorted(output.split("\n")) == ["", str(REVISIONS), *["[]"] * (PROCESSES - 1)]
     assert started.returncode == 0
 
 
@@ -313,14 +327,14 @@ async def _until_waiting(gate: asyncpg.Connection[Any], sessions: int) -> None:
 
 async def test_five_tasks_at_once_migrate_once(empty: str) -> None:
     results = await asyncio.gather(*(upgrade(empty) for _ in range(5)))
-    assert sorted(results) == [[], [], [], [], ["0001"]]
+    assert sorted(results) == [[], [], [], [], REVISIONS]
 
 
 async def test_two_databases_are_migrated_at_once_without_mixing_them_up(servers: Servers) -> None:
     with fresh_database(servers.postgres) as one, fresh_database(servers.postgres) as two:
-        assert list(await asyncio.gather(upgrade(one), upgrade(two))) == [["0001"], ["0001"]]
+        assert list(await asyncio.gather(upgrade(one), upgrade(two))) == [REVISIONS, REVISIONS]
         for url in (one, two):
-            assert await tables(url) == {*COLUMNS, "hx_gateway.alembic_version"}
+            assert await tables(url) == TABLES
 
 
 async def test_who_waits_too_long_for_another_gives_up(empty: str) -> None:
@@ -332,7 +346,7 @@ async def test_who_waits_too_long_for_another_gives_up(empty: str) -> None:
     assert 0.2 <= time.monotonic() - began < 5.0
     assert await current(empty) is None
     await gate.close()
-    assert await upgrade(empty) == ["0001"]
+    assert await upgrade(empty) == REVISIONS
 
 
 async def test_a_database_that_is_current_is_not_locked_to_find_that_out(migrated: str) -> None:
@@ -353,7 +367,7 @@ async def test_a_lock_that_others_hold_ends_the_migration_without_a_trace(empty:
     await gate.execute("ROLLBACK")
     await gate.close()
     assert await current(empty) is None
-    assert await upgrade(empty) == ["0001"]
+    assert await upgrade(empty) == REVISIONS
 
 
 async def test_a_migration_that_fails_at_its_end_leaves_nothing(empty: str) -> None:
@@ -363,17 +377,17 @@ async def test_a_migration_that_fails_at_its_end_leaves_nothing(empty: str) -> N
     assert await current(empty) is None
     assert await tables(empty) == {"hx_gateway.dead_letters"}
     await execute(empty, "DROP TABLE hx_gateway.dead_letters")
-    assert await upgrade(empty) == ["0001"]
+    assert await upgrade(empty) == REVISIONS
 
 
 async def test_a_newer_database_is_left_alone(migrated: str) -> None:
     await execute(migrated, "UPDATE hx_gateway.alembic_version SET version_num = '0099'")
     for attempt in (upgrade(migrated), downgrade(migrated, "base")):
-        with pytest.raises(SchemaTooNew, match=r"'0099'.*'0001'") as caught:
+        with pytest.raises(SchemaTooNew, match=f"'0099'.*'{head()}'") as caught:
             await attempt
-        assert (caught.value.found, caught.value.head) == ("0099", "0001")
+        assert (caught.value.found, caught.value.head) == ("0099", head())
     assert await current(migrated) == "0099"
-    assert await tables(migrated) == {*COLUMNS, "hx_gateway.alembic_version"}
+    assert await tables(migrated) == TABLES
 
 
 async def test_a_database_that_becomes_newer_while_we_wait_is_left_alone(empty: str) -> None:
@@ -392,14 +406,14 @@ async def test_a_database_that_becomes_newer_while_we_wait_is_left_alone(empty: 
 
 
 async def test_down_is_back_to_nothing_and_up_again(migrated: str) -> None:
-    assert await downgrade(migrated, "base") == ["0001"]
+    assert await downgrade(migrated, "base") == REVISIONS[::-1]
     assert await current(migrated) is None
     assert await tables(migrated) == {"hx_gateway.alembic_version"}
     schemas = await fetch(migrated, "SELECT 1 FROM pg_namespace WHERE nspname = 'agent_observability'")
     assert schemas == []
     assert await downgrade(migrated, "base") == []
-    assert await upgrade(migrated) == ["0001"]
-    assert await tables(migrated) == {*COLUMNS, "hx_gateway.alembic_version"}
+    assert await upgrade(migrated) == REVISIONS
+    assert await tables(migrated) == TABLES
 
 
 async def test_the_drivers_errors_come_as_they_are(servers: Servers) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from hx_gateway.access.admin_key import AdminKeyAuthenticator
-from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Scope
+from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Role, Scope
+from hx_gateway.access.throttle import FailureThrottle, TooManyFailures
 from hx_gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, Unavailable
 from hx_gateway.pipeline.context import Context
-from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, Policy, needs
+from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, BodyRule, Policy, RouteSpec, needs, needs_role
 from hx_gateway.pipeline.stages.security import SecurityStage
+from hx_gateway.translate.openai import decode_chat
 from tests.unit.pipeline.doubles import context, route
 
 KEY = "a-long-admin-key-for-tests-0123456789"
@@ -110,3 +115,116 @@ async def test_a_preflight_is_answered_without_a_key() -> None:
     reply = await stage(context(method="OPTIONS", headers=headers, spec=route(policy=needs(Scope.ADMIN))))
     assert reply is not None
     assert reply.status == 204
+
+
+class Known:
+    """Lets everybody in as one principal."""
+
+    def __init__(self, **about: Any) -> None:
+        plain = Principal(key_id=KeyId("k1"), tenant_id=DEFAULT_TENANT, scopes=frozenset(Scope) - {Scope.ADMIN})
+        self.principal = replace(plain, **about)
+
+    async def authenticate(self, presented: str) -> Principal | None:
+        return self.principal
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_route_for_roles_is_for_these_and_for_platform_admins(role: Role) -> None:
+    ctx = request(needs_role(Role.TENANT_ADMIN, Role.TEAM_ADMIN), BEARER)
+    stage = SecurityStage(Known(role=role))
+    if role in (Role.PLATFORM_ADMIN, Role.TENANT_ADMIN, Role.TEAM_ADMIN):
+        assert await stage(ctx) is None
+    else:
+        with pytest.raises(Forbidden, match=role.value):
+            await stage(ctx)
+
+
+async def test_the_admin_key_has_the_most_powerful_role() -> None:
+    assert await STAGE(request(needs_role(), BEARER)) is None
+
+
+async def test_a_route_that_names_no_role_is_for_all_of_them() -> None:
+    for role in Role:
+        assert await SecurityStage(Known(role=role))(request(needs(Scope.EVENTS_READ), BEARER)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/chat/completions", True),
+        ("/v1/chat/completions/x", True),
+        ("/v1/chat", False),
+        ("/v1/embeddings", False),
+        ("/V1/chat/completions", False),
+    ],
+)
+async def test_a_key_confined_to_routes_takes_no_other(path: str, allowed: bool) -> None:
+    ctx = context(path, headers=(BEARER,), spec=route(path=path, policy=needs(Scope.MODELS)))
+    stage = SecurityStage(Known(allowed_routes=("/v1/chat/*",)))
+    if allowed:
+        assert await stage(ctx) is None
+    else:
+        with pytest.raises(Forbidden) as caught:
+            await stage(ctx)
+        assert caught.value.code == "route_not_allowed"
+        assert ctx.principal is None
+
+
+async def test_a_key_confined_to_no_route_takes_none() -> None:
+    with pytest.raises(Forbidden):
+        await SecurityStage(Known(allowed_routes=()))(request(needs(), BEARER))
+
+
+async def test_whoever_may_only_read_may_see_the_models_and_call_none() -> None:
+    stage = SecurityStage(Known(role=Role.READ_ONLY))
+    calls = RouteSpec(
+        name="chat",
+        methods=frozenset({"POST"}),
+        path="/v1/chat/completions",
+        policy=needs(Scope.MODELS),
+        body=BodyRule.JSON,
+        decoder=decode_chat,
+    )
+    for spec in (calls, route(policy=needs(Scope.PASSTHROUGH))):
+        with pytest.raises(Forbidden, match="reading only"):
+            await stage(context(headers=(BEARER,), spec=spec))
+    assert await stage(request(needs(Scope.MODELS), BEARER)) is None
+
+
+async def test_wrong_keys_are_told_to_wait_and_a_right_one_from_there_is_let_in() -> None:
+    stage = SecurityStage(AdminKeyAuthenticator(KEY), throttle=FailureThrottle(max_failures=3))
+    wrong = (b"authorization", b"Bearer wrong")
+    for _ in range(3):
+        with pytest.raises(InvalidApiKey):
+            await stage(request(needs(), wrong))
+    with pytest.raises(TooManyFailures) as caught:
+        await stage(request(needs(), wrong))
+    assert 0 < int(caught.value.headers["retry-after"]) <= 60
+    assert await stage(request(needs(), BEARER)) is None
+
+
+async def test_a_key_that_expired_counts_as_a_failure_and_one_that_cannot_be_checked_does_not() -> None:
+    class Expired:
+        async def authenticate(self, presented: str) -> Principal | None:
+            raise InvalidApiKey("The API key has expired.", code="key_expired")
+
+    class Away:
+        async def authenticate(self, presented: str) -> Principal | None:
+            raise Unavailable("Gateway dependency unavailable: PostgreSQL.")
+
+    throttle = FailureThrottle(max_failures=1)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await SecurityStage(Away(), throttle=throttle)(request(needs(), BEARER))
+    with pytest.raises(InvalidApiKey) as caught:
+        await SecurityStage(Expired(), throttle=throttle)(request(needs(), BEARER))
+    assert caught.value.code == "key_expired"
+    with pytest.raises(TooManyFailures):
+        await SecurityStage(Expired(), throttle=throttle)(request(needs(), BEARER))
+
+
+async def test_no_key_at_all_is_no_guess() -> None:
+    stage = SecurityStage(AdminKeyAuthenticator(KEY), throttle=FailureThrottle(max_failures=1))
+    for _ in range(5):
+        with pytest.raises(InvalidApiKey):
+            await stage(request(needs()))

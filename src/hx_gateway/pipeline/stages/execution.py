@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from hx_gateway.errors import HXError, UpstreamFailed
-from hx_gateway.pipeline.context import Context, Reply
-from hx_gateway.pipeline.model_call import relay_call, request_headers
+from hx_gateway.kit.money import usd_text
+from hx_gateway.pipeline.context import CallState, Context, Reply
+from hx_gateway.pipeline.model_call import note_failure, relay_call, request_headers
 from hx_gateway.pipeline.upstream_answers import answer_for_failure, answer_for_status
 from hx_gateway.services.upstream.base import Deployment, Upstream, UpstreamError, UpstreamKind
 from hx_gateway.translate.embeddings import embed_with_ollama
@@ -18,38 +19,77 @@ EMBEDDING_INPUT_TO_PROMPT = "embedding_input_to_prompt"
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
 
 
+class Metering(Protocol):
+    """Lets a call begin and is told when it is sent; its end it sees for itself."""
+
+    async def admit(self, ctx: Context, call: ModelRequest, deployment: Deployment) -> ModelRequest:
+        """Return the call to send. Raises ``HXError`` where a limit refuses."""
+        ...
+
+    async def count(self, ctx: Context) -> None:
+        """Count a request that is no call of a model. Raises ``HXError`` where a limit refuses."""
+        ...
+
+    def sent(self, ctx: Context, deployment: Deployment) -> None:
+        """Note that the call goes out now. Raises ``HXError`` where it must not."""
+        ...
+
+    def cost_of(self, ctx: Context) -> int | None:
+        """Return what an answer that is whole cost, in nano-dollars; ``None`` without a price."""
+        ...
+
+
 class ExecutionStage:
-    """Calls the first candidate and relays its answer. No connection or lock of a store is held meanwhile."""
+    """Calls the first candidate and relays its answer. No connection or lock of a store is held meanwhile.
+
+    ``metering`` counts calls against the limits of their key; without one nothing is counted.
+    """
 
     name: ClassVar[str] = "execution"
     provides: ClassVar[frozenset[str]] = frozenset()
-    requires: ClassVar[frozenset[str]] = frozenset({"call", "candidates"})
+    requires: ClassVar[frozenset[str]] = frozenset({"principal", "call", "candidates"})
 
-    def __init__(self, upstreams: Mapping[UpstreamKind, Upstream]) -> None:
+    def __init__(self, upstreams: Mapping[UpstreamKind, Upstream], metering: Metering | None = None) -> None:
         self._upstreams = dict(upstreams)
+        self._metering = metering
 
     async def __call__(self, ctx: Context) -> Reply | None:
         """Answer the request."""
         if ctx.call is None:
             handler = ctx.route.handler
             assert handler is not None
+            if ctx.route.counted and self._metering is not None:
+                await self._metering.count(ctx)
             return await handler(ctx)
         deployment = ctx.candidates[0]
         ctx.deployment = deployment
+        if self._metering is None:
+            return await self._call(ctx, ctx.call, deployment)
+        ctx.call = await self._metering.admit(ctx, ctx.call, deployment)
+        self._metering.sent(ctx, deployment)
+        reply = await self._call(ctx, ctx.call, deployment)
+        if isinstance(reply.body, bytes) and (cost := self._metering.cost_of(ctx)) is not None:
+            reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
+        return reply
+
+    async def _call(self, ctx: Context, call: ModelRequest, deployment: Deployment) -> Reply:
         ctx.attempts += 1
         upstream = self._upstreams[deployment.kind]
-        if (ctx.call.operation, deployment.kind) == (Operation.EMBEDDING, UpstreamKind.OLLAMA):
+        if (call.operation, deployment.kind) == (Operation.EMBEDDING, UpstreamKind.OLLAMA):
             ctx.translation = EMBEDDING_INPUT_TO_PROMPT
-            return await _embed(ctx, ctx.call, deployment, upstream)
-        return await relay_call(ctx, ctx.call, deployment, upstream)
+            return await _embed(ctx, call, deployment, upstream)
+        return await relay_call(ctx, call, deployment, upstream)
 
 
 async def _embed(ctx: Context, call: ModelRequest, deployment: Deployment, upstream: Upstream) -> Reply:
+    ctx.call_state = CallState.SENT
     try:
         answer = await embed_with_ollama(upstream, deployment, call, request_headers(ctx, deployment))
     except UpstreamError as failure:
+        note_failure(ctx, failure)
         raise answer_for_failure(failure) from failure
     except UpstreamStatusError as refusal:
+        ctx.call_state = CallState.REFUSED
         answered = answer_for_status(refusal.head, refusal.body, deployment)
         if isinstance(answered, HXError):
             raise answered from refusal
@@ -58,5 +98,6 @@ async def _embed(ctx: Context, call: ModelRequest, deployment: Deployment, upstr
         raise UpstreamFailed(
             "The model's server sent something that is not a valid answer.", code="upstream_protocol_error"
         ) from unreadable
+    ctx.call_state = CallState.ANSWERED
     ctx.usage = answer.usage
     return Reply(200, list(_JSON_HEADERS), answer.body)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from hx_gateway.access.principal import Authenticator, Principal
+from hx_gateway.access.principal import Authenticator, Principal, Role, Scope
+from hx_gateway.access.throttle import FailureThrottle
 from hx_gateway.errors import Forbidden, InvalidApiKey, InvalidRequest
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.pipeline.routes import Who
@@ -18,15 +19,23 @@ _PREFLIGHT_SECONDS = b"600"
 class SecurityStage:
     """Authenticates by ``Authorization: Bearer``, ``x-api-key`` or ``api-key``, then applies the route's policy.
 
-    Fails closed: what cannot be known is :class:`~hx_gateway.errors.Unavailable`, raised by the authenticator.
+    Fails closed: what cannot be known is :class:`~hx_gateway.errors.Unavailable`, raised by the authenticator. Whoever
+    shows too many wrong keys gets 429 for the next ones that are wrong, never for a right one.
     """
 
     name: ClassVar[str] = "security"
     provides: ClassVar[frozenset[str]] = frozenset({"principal"})
     requires: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, authenticator: Authenticator, *, cors_origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        cors_origins: Iterable[str] = (),
+        throttle: FailureThrottle | None = None,
+    ) -> None:
         self._authenticator = authenticator
+        self._throttle = FailureThrottle() if throttle is None else throttle
         self._origins = frozenset(origin.encode() for origin in cors_origins)
 
     async def __call__(self, ctx: Context) -> Reply | None:
@@ -44,19 +53,20 @@ class SecurityStage:
                 "No API key was given: send it as 'Authorization: Bearer <key>'.",
                 headers={"www-authenticate": "Bearer"},
             )
-        principal = await self._authenticator.authenticate(presented)
-        if principal is None:
-            raise InvalidApiKey("The API key is not valid.", headers={"www-authenticate": "Bearer"})
-        self._check_rights(principal, ctx)
+        principal = await self._authenticate(presented, ctx)
+        check_rights(principal, ctx)
         ctx.principal = principal
         return None
 
-    @staticmethod
-    def _check_rights(principal: Principal, ctx: Context) -> None:
-        needed = ctx.route.policy.scopes
-        if not principal.holds(needed):
-            missing = ", ".join(sorted(needed - principal.scopes))
-            raise Forbidden(f"The API key lacks the right {missing!r}.")
+    async def _authenticate(self, presented: str, ctx: Context) -> Principal:
+        try:
+            principal = await self._authenticator.authenticate(presented)
+            if principal is None:
+                raise InvalidApiKey("The API key is not valid.", headers={"www-authenticate": "Bearer"})
+        except InvalidApiKey:
+            self._throttle.failed(ctx.client)
+            raise
+        return principal
 
     def _cors(self, ctx: Context) -> Reply | None:
         origin = ctx.header(b"origin")
@@ -73,6 +83,21 @@ class SecurityStage:
                 (b"access-control-max-age", _PREFLIGHT_SECONDS),
             ],
         )
+
+
+def check_rights(principal: Principal, ctx: Context) -> None:
+    """Raise ``Forbidden`` where the route's policy, or the key's own, keeps ``principal`` out."""
+    policy = ctx.route.policy
+    if not principal.holds(policy.scopes):
+        missing = ", ".join(sorted(policy.scopes - principal.scopes))
+        raise Forbidden(f"The API key lacks the right {missing!r}.")
+    if policy.roles is not None and principal.role not in policy.roles:
+        allowed = ", ".join(sorted(policy.roles))
+        raise Forbidden(f"The API key's role {principal.role.value!r} may not do this; needed is one of: {allowed}.")
+    if principal.role is Role.READ_ONLY and (ctx.route.decoder is not None or Scope.PASSTHROUGH in policy.scopes):
+        raise Forbidden("The API key is for reading only: it may not call models.")
+    if not principal.may_take(ctx.path):
+        raise Forbidden("The API key may not be used for this route.", code="route_not_allowed")
 
 
 def presented_key(ctx: Context) -> str | None:

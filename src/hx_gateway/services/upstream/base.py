@@ -48,13 +48,15 @@ class CallFacts:
     ``bytes_written``: bytes of the request handed to the socket; 0 proves that the server saw nothing.
     ``connection_reused``: the connection had served an earlier call.
     ``bytes_received``: bytes of the response, the head's included; 0 proves that the server said nothing.
-    ``head_seen``: the response's head is complete.
+    ``head_seen``: the response's head is complete. ``unread``: what had come of the body, and nobody had read, when the
+    call was cut off: the server may bill for it.
     """
 
     bytes_written: int = 0
     connection_reused: bool = False
     bytes_received: int = 0
     head_seen: bool = False
+    unread: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ class Deployment:
 
     ``base_url`` has no trailing slash and includes any ``/v1`` (OpenAI kind) or not (Ollama kind); ``model`` is the
     name sent there; ``api_key`` is its credential. ``usage_in_stream``: ``ask`` adds ``stream_options`` for a client
-    that did not, ``never`` leaves the request alone.
+    that did not, ``never`` leaves the request alone. ``provider`` is whose prices hold, in LiteLLM's words, ``None``
+    where the model's name alone tells.
     """
 
     name: str
@@ -153,3 +156,4 @@ class Deployment:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
     usage_in_stream: str = "ask"
+    provider: str | None = None

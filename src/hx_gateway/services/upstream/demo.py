@@ -35,6 +35,9 @@ DEMO_DEPLOYMENTS = tuple(
     for model in (CHAT_MODEL, EMBEDDING_MODEL)
 )
 
+# Made up, so that budgets can be tried: pico-dollars a token, which are dollars for a million of them.
+DEMO_PICO = {CHAT_MODEL: (1_000_000, 2_000_000), EMBEDDING_MODEL: (100_000, 0)}
+
 _EXACTLY = re.compile(r"return exactly the text:\s*(.+)", re.IGNORECASE | re.DOTALL)
 # A token of the demo models: a word with the white space before it, or a single other character.
 _TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")

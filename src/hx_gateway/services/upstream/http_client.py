@@ -325,6 +325,8 @@ class HttpCall:
         if self._writer is not None:
             self._writer.cancel()
         if self._protocol is not None and self._connection is not None:
+            if self._payload is not None:
+                self.facts.unread = self._protocol.take_arrived(self._payload)
             self._protocol.fail(ConnectionAbortedError("the call is over"))
             self._connection.close()
 

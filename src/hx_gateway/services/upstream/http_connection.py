@@ -6,6 +6,7 @@ Leans on parts of aiohttp that are not its public interface; a contract test nam
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ from aiohttp import ClientRequest
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
+from aiohttp.streams import StreamReader
 from yarl import URL
 
 from hx_gateway.services.upstream.base import CallFacts
@@ -27,6 +29,8 @@ MAX_LINE_BYTES = 16 * 1024
 MAX_FIELDS = 128
 # aiohttp stops reading at twice this, so a call holds at most 128 KiB and one read of the loop's (256 KiB).
 READ_BUFFER_BYTES = 64 * 1024
+# How much of an answer that is cut off is looked at for what it cost.
+LAST_READ_BYTES, MAX_LAST_READS = 256 * 1024, 4
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -68,6 +72,17 @@ class HttpConnection(ResponseHandler):
     async def drained(self) -> None:
         """Wait until the socket takes more. Raises ``ConnectionError`` when the connection is gone."""
         await self._drain_helper()
+
+    def take_arrived(self, payload: StreamReader) -> bytes:
+        """Return what came of ``payload`` and was not read, what the loop has yet to fetch from the socket too."""
+        peer = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if peer is not None and self.transport is not None and self.transport.get_extra_info("ssl_object") is None:
+            with suppress(OSError):  # nothing there, or nothing any more
+                for _ in range(MAX_LAST_READS):
+                    if not (data := os.read(peer.fileno(), LAST_READ_BYTES)):
+                        break
+                    self.data_received(data)
+        return payload._read_nowait(-1) if payload._buffer else b""  # noqa: SLF001
 
     def fail(self, error: Exception) -> None:
         """Close at once, in whatever state, and wake whoever waits for this connection."""

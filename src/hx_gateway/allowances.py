@@ -1,0 +1,92 @@
+"""What a caller may use, as plain data: access grants it, limits count against it, and neither imports the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NANO = 1_000_000_000
+# Redis counts in doubles: whole numbers are exact up to 2**53, which is some nine million dollars in nano-dollars.
+MAX_BUDGET_NANO = 9_000_000 * NANO
+MAX_PER_MINUTE = 1_000_000_000
+MAX_PARALLEL = 1_000_000
+
+
+class ScopeKind(StrEnum):
+    """Whose limit or budget it is."""
+
+    KEY = "key"
+    USER = "user"
+    TEAM = "team"
+    TENANT = "tenant"
+    TENANT_MODEL = "tenant_model"
+
+
+class Period(StrEnum):
+    """What a budget is for: a calendar day, ISO week or month of the tenant's time zone, or once and for all."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A bucket of ``burst`` units, refilled at ``per_minute`` a minute."""
+
+    per_minute: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeLimits:
+    """The limits of one scope. ``id`` is the key's, user's, team's or tenant's; a model's name for a tenant's use."""
+
+    kind: ScopeKind
+    id: str
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    parallel: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Money for a period, in nano-dollars. Above ``soft_nano`` somebody is told; above ``limit_nano`` nothing goes."""
+
+    id: str
+    kind: ScopeKind
+    owner_id: str
+    limit_nano: int
+    period: Period
+    soft_nano: int | None = None
+    time_zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """All that a key's calls are counted against: its own limits and budgets, its user's, team's and tenant's.
+
+    ``model_limits`` and ``model_budgets`` are the tenant's for single models, by the model's name.
+    """
+
+    tenant_id: str
+    limits: tuple[ScopeLimits, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    model_limits: Mapping[str, ScopeLimits] = field(default_factory=dict)
+    model_budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any call under it is charged to a budget."""
+        return bool(self.budgets or self.model_budgets)
+
+    def limits_for(self, model: str) -> tuple[ScopeLimits, ...]:
+        """Return the limits that a call of ``model`` is counted against."""
+        of_model = self.model_limits.get(model)
+        return self.limits if of_model is None else (*self.limits, of_model)
+
+    def budgets_for(self, model: str) -> tuple[Budget, ...]:
+        """Return the budgets that a call of ``model`` is charged to."""
+        return (*self.budgets, *self.model_budgets.get(model, ()))

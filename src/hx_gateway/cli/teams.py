@@ -1,0 +1,217 @@
+"""``hx-gateway teams``: who shares keys, limits and budgets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hx_gateway.cli.access_options import (
+    AnyModelOption,
+    BlockedOption,
+    BudgetOption,
+    BurstOption,
+    DeletedOption,
+    JsonOption,
+    LimitOption,
+    MetadataOption,
+    ModelOption,
+    NameArgument,
+    NameOption,
+    NoBudgetsOption,
+    NoLimitsOption,
+    ParallelOption,
+    RpmOption,
+    SortOption,
+    TagFilter,
+    TagOption,
+    TenantOption,
+    TpmOption,
+    changes_of,
+    limits_of,
+)
+from hx_gateway.cli.access_requests import Objects, Server, flag
+from hx_gateway.cli.client import DEFAULT_URL, KeyOption, UrlOption, run_with
+from hx_gateway.cli.tables import (
+    budgets_cell,
+    field,
+    limits_cell,
+    models_cell,
+    moment_cell,
+    print_json,
+    print_list,
+    state_cell,
+    tags_cell,
+)
+
+app = typer.Typer(help="Teams of a running gateway.", no_args_is_help=True)
+members = typer.Typer(help="Who is in a team, and as what.", no_args_is_help=True)
+app.add_typer(members, name="members")
+
+TEAMS = Objects(
+    "/v1/teams",
+    "team",
+    {
+        "id": field("id", "bold"),
+        "name": field("name"),
+        "models": models_cell,
+        "limits": limits_cell,
+        "budgets": budgets_cell,
+        "tags": tags_cell,
+        "state": state_cell,
+        "created": moment_cell("created_at"),
+    },
+)
+MEMBER_COLUMNS = {
+    "user": field("user_id", "bold"),
+    "name": field("name"),
+    "email": field("email"),
+    "role": field("role"),
+}
+TeamArgument = Annotated[str, typer.Argument(help="The id of the team.")]
+UserArgument = Annotated[str, typer.Argument(help="The id of the user.")]
+
+
+@app.command()
+def create(
+    name: NameArgument,
+    tenant: TenantOption = None,
+    model: ModelOption = None,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    parallel: ParallelOption = None,
+    burst: BurstOption = None,
+    budget: BudgetOption = None,
+    tag: TagOption = None,
+    metadata: MetadataOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+) -> None:
+    """Make a team."""
+    body = changes_of(
+        name=name,
+        model=model,
+        budget=budget,
+        tag=tag,
+        metadata=metadata,
+        limits=limits_of(rpm, tpm, parallel, burst),
+        tenant_id=tenant,
+    )
+    TEAMS.print(TEAMS.create(Server(url, key), body), as_json=as_json)
+
+
+@app.command("list")
+def list_teams(
+    blocked: BlockedOption = None,
+    tag: TagFilter = None,
+    tenant: TenantOption = None,
+    deleted: DeletedOption = False,
+    sort: SortOption = "-created_at",
+    limit: LimitOption = 50,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+) -> None:
+    """Print teams, the newest first."""
+    filters = {"tenant_id": tenant, "blocked": flag(blocked), "tag": tag}
+    query = {**filters, "include_deleted": flag(deleted or None), "sort": sort}
+    TEAMS.list(Server(url, key), query, limit, as_json=as_json)
+
+
+@app.command()
+def show(team: TeamArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Print a team with everything that is known of it."""
+    TEAMS.show(Server(url, key), team, as_json=as_json)
+
+
+@app.command()
+def update(
+    team: TeamArgument,
+    name: NameOption = None,
+    model: ModelOption = None,
+    any_model: AnyModelOption = False,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    parallel: ParallelOption = None,
+    burst: BurstOption = None,
+    no_limits: NoLimitsOption = False,
+    budget: BudgetOption = None,
+    no_budgets: NoBudgetsOption = False,
+    tag: TagOption = None,
+    metadata: MetadataOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+) -> None:
+    """Change what is given; limits that are not named stay as they are, budgets and tags are replaced."""
+    chosen = changes_of(
+        name=name,
+        model=model,
+        any_model=any_model,
+        budget=budget,
+        no_budgets=no_budgets,
+        tag=tag,
+        metadata=metadata,
+    )
+    limits = limits_of(rpm, tpm, parallel, burst)
+    TEAMS.print(TEAMS.update(Server(url, key), team, chosen, limits, no_limits=no_limits), as_json=as_json)
+
+
+@app.command()
+def delete(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Delete a team: it stops working at once. ``restore`` undoes it."""
+    TEAMS.say(TEAMS.act(Server(url, key), team, "delete"), "deleted; 'hx-gateway teams restore' undoes it")
+
+
+@app.command()
+def restore(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Restore a team that was deleted."""
+    TEAMS.say(TEAMS.act(Server(url, key), team, "restore"), "restored")
+
+
+@app.command()
+def block(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Refuse everything of a team from now on."""
+    TEAMS.say(TEAMS.update(Server(url, key), team, {"blocked": True}), "blocked")
+
+
+@app.command()
+def unblock(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Let a blocked team in again."""
+    TEAMS.say(TEAMS.update(Server(url, key), team, {"blocked": False}), "unblocked")
+
+
+@members.command("list")
+def list_members(
+    team: TeamArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None
+) -> None:
+    """Print who is in a team."""
+    found = run_with(url, key, lambda gateway: gateway.ask("GET", TEAMS.where(team, "members")))["data"]
+    if as_json:
+        for member in found:
+            print_json(member)
+    else:
+        print_list(found, MEMBER_COLUMNS, more=False)
+
+
+@members.command("set")
+def set_member(
+    team: TeamArgument,
+    user: UserArgument,
+    role: Annotated[str, typer.Option("--role", help="member, admin or read_only.")] = "member",
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+) -> None:
+    """Add a user to a team, or change what it is there."""
+    path = TEAMS.where(team, "members", user)
+    run_with(url, key, lambda gateway: gateway.ask("PUT", path, None, {"role": role}))
+    typer.echo(f"user {user} is {role} of team {team}")
+
+
+@members.command("remove")
+def remove_member(team: TeamArgument, user: UserArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+    """Take a user out of a team."""
+    path = TEAMS.where(team, "members", user)
+    run_with(url, key, lambda gateway: gateway.ask("DELETE", path))
+    typer.echo(f"user {user} is no longer in team {team}")

@@ -1,0 +1,173 @@
+"""What an admitted call holds until it is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hx_gateway.allowances import ScopeLimits
+from hx_gateway.limits.calls import CallAsk
+from hx_gateway.limits.headers import rate_headers
+from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Settlement, Verdict
+from hx_gateway.limits.refusals import decision_refusal
+
+
+class Place(StrEnum):
+    """Which counters know a call: nobody's, those of this process, or those that all workers share."""
+
+    NOWHERE = "nowhere"
+    LOCAL = "local"
+    SHARED = "shared"
+
+
+@dataclass(slots=True, kw_only=True)
+class Admission:
+    """A call that may be sent. Its owner hands it to ``Meter.settle`` exactly once, whatever becomes of the call.
+
+    ``reserved_nano`` is held in every window of ``charges``. ``headers`` belong on the answer, ``decision`` in the
+    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``in_ledger`` says that
+    PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive somewhere; ``unproven`` is the epoch in which
+    more was asked for and not granted.
+    """
+
+    call: CallAsk
+    limits: tuple[ScopeLimits, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    reserved_nano: int = 0
+    admitted_us: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    place: Place = Place.NOWHERE
+    epoch: int = 0
+    in_ledger: bool = False
+    doubtful: bool = False
+    unproven: int | None = None
+    settled: bool = False
+
+    @property
+    def call_id(self) -> str:
+        """The call's id, which is ours."""
+        return self.call.call_id
+
+    @property
+    def tokens(self) -> int:
+        """The estimate that was taken from the buckets of tokens."""
+        return self.call.tokens
+
+    @property
+    def charge_keys(self) -> tuple[str, ...]:
+        """The windows that the call is charged to, by name."""
+        return tuple(charge.key for charge in self.charges)
+
+    def ask(self, epoch: int, lease_seconds: float, *, cost_nano: int | None = None) -> Ask:
+        """Return an ask about this call: to renew what it holds, or to raise it to ``cost_nano``."""
+        return Ask(
+            call_id=self.call.call_id,
+            tenant_id=self.call.tenant_id,
+            limits=self.limits,
+            charges=self.charges,
+            tokens=self.call.tokens,
+            cost_nano=self.reserved_nano if cost_nano is None else cost_nano,
+            epoch=epoch,
+            lease_seconds=lease_seconds,
+        )
+
+    def settlement(self, cost_nano: int, tokens: int) -> Settlement:
+        """Return the end of this call for the counters: what it cost and how many tokens it really used."""
+        return Settlement(
+            call_id=self.call.call_id,
+            tenant_id=self.call.tenant_id,
+            cost_nano=cost_nano,
+            limits=self.limits,
+            tokens_delta=tokens - self.call.tokens,
+            doubtful=self.doubtful,
+        )
+
+
+def ask_of(
+    call: CallAsk,
+    limits: tuple[ScopeLimits, ...],
+    charges: tuple[Charge, ...] = (),
+    *,
+    epoch: int = 0,
+    lease_seconds: float,
+) -> Ask:
+    """Return what a call asks for before it begins."""
+    return Ask(
+        call_id=call.call_id,
+        tenant_id=call.tenant_id,
+        limits=limits,
+        charges=charges,
+        tokens=call.tokens,
+        cost_nano=call.cost_nano,
+        epoch=epoch,
+        lease_seconds=lease_seconds,
+    )
+
+
+def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: dict[str, Any]) -> Admission:
+    """Return the admission of an ask that passed."""
+    return Admission(
+        call=call,
+        limits=ask.limits,
+        charges=ask.charges,
+        reserved_nano=ask.cost_nano if ask.charges else 0,
+        admitted_us=verdict.now_us,
+        headers=rate_headers(ask.limits, verdict),
+        decision=decision,
+        place=place,
+        epoch=ask.epoch,
+    )
+
+
+def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch: int = 0) -> dict[str, Any]:
+    """Return what was looked at and what was left of it: plain data for the record of decisions.
+
+    ``mode``: ``enforce`` or ``shadow``. ``counted_by``: who counted. ``refused`` is there when something refused.
+    """
+    decision: dict[str, Any] = {"mode": mode, "counted_by": counted_by, "outcome": str(verdict.outcome)}
+    if epoch:
+        decision["epoch"] = epoch
+    limits = [
+        _looked_at(scope, _at(verdict.requests, index), _at(verdict.tokens, index))
+        for index, scope in enumerate(ask.limits)
+    ]
+    if limits:
+        decision["limits"] = limits
+    if ask.charges:
+        decision["budgets"] = [_charged(charge, ask, verdict, index) for index, charge in enumerate(ask.charges)]
+    if verdict.outcome is not Outcome.ADMITTED:
+        decision["refused"] = decision_refusal(ask, verdict)
+    return decision
+
+
+def _looked_at(scope: ScopeLimits, requests: RateState | None, tokens: RateState | None) -> dict[str, Any]:
+    seen: dict[str, Any] = {"kind": str(scope.kind), "id": scope.id}
+    if scope.requests is not None and requests is not None:
+        seen |= {"rpm": scope.requests.per_minute, "requests_left": requests.left}
+    if scope.tokens is not None and tokens is not None:
+        seen |= {"tpm": scope.tokens.per_minute, "tokens_left": tokens.left}
+    if scope.parallel is not None:
+        seen["max_parallel"] = scope.parallel
+    return seen
+
+
+def _charged(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> dict[str, Any]:
+    budget = charge.budget
+    seen: dict[str, Any] = {
+        "id": budget.id,
+        "kind": str(budget.kind),
+        "owner": budget.owner_id,
+        "window": charge.window,
+        "limit_nano": budget.limit_nano,
+        "asked_nano": ask.cost_nano,
+    }
+    if index < len(verdict.money):
+        seen["left_nano"] = verdict.money[index]
+    return seen
+
+
+def _at(states: tuple[RateState | None, ...], index: int) -> RateState | None:
+    return states[index] if index < len(states) else None

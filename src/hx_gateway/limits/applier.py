@@ -1,0 +1,285 @@
+"""Applies calls' records to PostgreSQL: reservations, spend, errors and the sums that are kept of them.
+
+All of it locks rows in one order, so that those who do it at once never wait for each other in a circle: windows of
+budgets, reservations, spend rows, days; within a table by primary key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from hx_gateway.db.schemas import GATEWAY_SCHEMA
+from hx_gateway.journal.format import Record
+from hx_gateway.journal.kinds import Kind, Policy
+from hx_gateway.limits.model import WindowState
+from hx_gateway.limits.netting import (
+    BatchEffect,
+    Hold,
+    Postings,
+    error_row,
+    gives_way,
+    is_error,
+    moment,
+    net,
+    spend_row,
+    window_of,
+)
+from hx_gateway.limits.records import Done, Refused, decode
+
+CALLS = 17
+CALLS_NAME = "calls"
+
+# ruff: noqa: S608 - the names in these statements are ours
+
+_CHARGES = f"SELECT charges FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = ANY($1::text[]::uuid[])"
+_MAKE_WINDOWS = f"""
+INSERT INTO {GATEWAY_SCHEMA}.budget_windows (budget_id, window_id, tenant_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS row (budget_id, window_id, tenant_id)
+ORDER BY budget_id, window_id ON CONFLICT DO NOTHING
+"""
+_LOCK_WINDOWS = f"""
+SELECT budget_id, window_id, posted_nano, reserved_nano FROM {GATEWAY_SCHEMA}.budget_windows
+WHERE (budget_id, window_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+ORDER BY budget_id, window_id FOR NO KEY UPDATE
+"""
+_MOVE_WINDOWS = f"""
+UPDATE {GATEWAY_SCHEMA}.budget_windows AS kept
+SET posted_nano = kept.posted_nano + row.posted, reserved_nano = kept.reserved_nano + row.reserved, updated_at = now()
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS row (budget_id, window_id, posted, reserved)
+WHERE (kept.budget_id, kept.window_id) = (row.budget_id, row.window_id)
+"""
+_LOCK_HOLDS = f"""
+SELECT call_id::text, state, amount_nano, charges FROM {GATEWAY_SCHEMA}.ledger_reservations
+WHERE call_id = ANY($1::text[]::uuid[]) ORDER BY call_id FOR UPDATE
+"""
+# What was voided is remembered for a while after its call's end: a reservation may still be on its way.
+_END_HOLDS = f"""
+DELETE FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = ANY($1::text[]::uuid[]) AND state <> 'void'
+"""
+# What was voided stays so, whatever is still on its way; what was reserved or sent is not an intent again.
+_HOLD = f"""
+INSERT INTO {GATEWAY_SCHEMA}.ledger_reservations AS kept
+    (call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at)
+SELECT call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.ledger_reservations, $1::text::json) ORDER BY call_id
+ON CONFLICT (call_id) DO UPDATE SET
+    state = CASE EXCLUDED.state WHEN 'sent' THEN 'sent' ELSE kept.state END,
+    amount_nano = greatest(kept.amount_nano, EXCLUDED.amount_nano),
+    facts = coalesce(EXCLUDED.facts, kept.facts)
+WHERE kept.state <> 'void'
+"""
+_SPEND_COLUMNS = (
+    "call_id, request_id, tenant_id, key_id, team_id, user_id, operation, requested_model, model, upstream, provider, "
+    "status, ending, error_code, stream, attempts, prompt_tokens, completion_tokens, cached_tokens, usage_source, "
+    "cost_nano, reserved_nano, settled_by, price_source, price_version, input_pico, output_pico, charges, cache, tags, "
+    "admitted_at, duration_ms, decision"
+)
+_SPEND = f"""
+INSERT INTO {GATEWAY_SCHEMA}.spend_logs ({_SPEND_COLUMNS}) SELECT {_SPEND_COLUMNS}
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_logs, $1::text::json) ORDER BY call_id
+ON CONFLICT DO NOTHING RETURNING call_id::text
+"""
+_LOCK_SPENT = f"""
+SELECT call_id::text, tenant_id, key_id, team_id, user_id, model, status, ending, prompt_tokens, completion_tokens,
+    cost_nano, settled_by, charges, admitted_at
+FROM {GATEWAY_SCHEMA}.spend_logs WHERE call_id = ANY($1::text[]::uuid[]) ORDER BY call_id FOR UPDATE
+"""
+_CORRECT = f"""
+UPDATE {GATEWAY_SCHEMA}.spend_logs AS kept SET ({_SPEND_COLUMNS}) = (
+    SELECT {_SPEND_COLUMNS} FROM json_populate_record(NULL::{GATEWAY_SCHEMA}.spend_logs, $2::text::json)
+) WHERE kept.call_id = $1::text::uuid
+"""
+_ERROR_COLUMNS = (
+    "call_id, request_id, tenant_id, key_id, team_id, user_id, route, operation, requested_model, model, upstream, "
+    "status, code, message, ending, decision, at"
+)
+_NOTE_ERRORS = f"""
+INSERT INTO {GATEWAY_SCHEMA}.error_logs ({_ERROR_COLUMNS}) SELECT {_ERROR_COLUMNS}
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.error_logs, $1::text::json) ORDER BY call_id
+ON CONFLICT DO NOTHING
+"""
+_FORGET_ERRORS = f"DELETE FROM {GATEWAY_SCHEMA}.error_logs WHERE call_id = ANY($1::text[]::uuid[])"
+_ADD_DAYS = f"""
+INSERT INTO {GATEWAY_SCHEMA}.spend_daily AS kept (
+    tenant_id, day, key_id, team_id, user_id, model, requests, errors, prompt_tokens, completion_tokens, cost_nano
+)
+SELECT tenant_id, day, key_id, team_id, user_id, model, requests, errors, prompt_tokens, completion_tokens, cost_nano
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_daily, $1::text::json)
+ORDER BY tenant_id, day, key_id, team_id, user_id, model
+ON CONFLICT (tenant_id, day, key_id, team_id, user_id, model) DO UPDATE SET
+    requests = kept.requests + EXCLUDED.requests, errors = kept.errors + EXCLUDED.errors,
+    prompt_tokens = kept.prompt_tokens + EXCLUDED.prompt_tokens,
+    completion_tokens = kept.completion_tokens + EXCLUDED.completion_tokens,
+    cost_nano = kept.cost_nano + EXCLUDED.cost_nano
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """``spend_logs``: whether calls that no budget is charged for get a row; those that are charged always do.
+
+    ``error_logs``: whether refusals and calls that went wrong get one. The sums of days count all calls.
+    """
+
+    spend_logs: bool = True
+    error_logs: bool = True
+
+
+class CallsApplier:
+    """A journal's :class:`~hx_gateway.journal.kinds.Applier` of calls' records.
+
+    The first end of a call counts, whichever stream it comes from; one that was estimated gives way to one that knows.
+    Raises ``ValueError`` for a record that cannot be read.
+    """
+
+    def __init__(self, options: LogOptions | None = None) -> None:
+        self._options = options or LogOptions()
+
+    async def __call__(self, connection: Any, records: Sequence[Record]) -> None:
+        """Apply ``records`` in the cursor's transaction."""
+        await apply_effect(connection, net([decode(record.payload) for record in records]), self._options)
+
+
+def calls_kind(options: LogOptions | None = None) -> Kind:
+    """Return the journal's kind of calls' records. None of them is ever dropped."""
+    return Kind(number=CALLS, name=CALLS_NAME, policy=Policy.REJECT, applier=CallsApplier(options))
+
+
+async def apply_effect(connection: Any, effect: BatchEffect, options: LogOptions) -> None:
+    """Change the ledger as ``effect`` says, in the connection's transaction."""
+    calls = [*effect.ended, *(hold.call_id for hold in effect.holds)]
+    if not calls:
+        return
+    await _lock_windows(connection, effect, calls)
+    reserved = await _reserve(connection, effect, calls)
+    postings, counted = await _spend(connection, effect.spends, options)
+    await _note_errors(connection, [*effect.refusals, *counted], options)
+    await _add_days(connection, postings)
+    await move_windows(connection, postings.windows, reserved)
+
+
+async def lock_windows(connection: Any, windows: Mapping[str, str]) -> dict[str, WindowState]:
+    """Make the windows that are not there, and lock all of them until the end of the transaction.
+
+    ``windows``: by key, the tenant. Returns their states, by key.
+    """
+    if not windows:
+        return {}
+    budgets, names = _split(windows)
+    await connection.execute(_MAKE_WINDOWS, budgets, names, list(windows.values()))
+    return {
+        f"{row['budget_id']}:{row['window_id']}": WindowState(
+            posted_nano=row["posted_nano"], reserved_nano=row["reserved_nano"]
+        )
+        for row in await connection.fetch(_LOCK_WINDOWS, budgets, names)
+    }
+
+
+async def _lock_windows(connection: Any, effect: BatchEffect, calls: Sequence[str]) -> None:
+    # A refusal does not say what was reserved for it. Those windows are there already, and no call's charges change.
+    held = {key: "" for row in await connection.fetch(_CHARGES, calls) for key in row["charges"]}
+    await lock_windows(connection, {**held, **effect.windows})
+
+
+async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -> dict[str, int]:
+    """Open and end reservations; return what that adds to what is reserved, by window."""
+    changes: dict[str, int] = {}
+    known = {row["call_id"]: row for row in await connection.fetch(_LOCK_HOLDS, calls)}
+    ended = [call_id for call_id in effect.ended if call_id in known]
+    for call_id in ended:
+        _add(changes, known[call_id]["charges"], -known[call_id]["amount_nano"])
+    for hold in effect.holds:
+        before = known.get(hold.call_id)
+        if before is None:
+            _add(changes, hold.charges, hold.amount_nano)
+        elif before["state"] != "void":
+            _add(changes, before["charges"], max(0, hold.amount_nano - before["amount_nano"]))
+    if ended:
+        await connection.execute(_END_HOLDS, ended)
+    if effect.holds:
+        await connection.execute(_HOLD, to_json([_hold_row(hold) for hold in effect.holds]))
+    return changes
+
+
+async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -> tuple[Postings, list[Done]]:
+    """Keep ends of calls; return what they add to the sums, and those that count: not the second end of a call."""
+    ends = {done.facts.call_id: (done, spend_row(done)) for done in spends}
+    kept = [row for _, row in ends.values() if options.spend_logs or row["charges"]]
+    counted = set(ends) - {row["call_id"] for row in kept}
+    if kept:
+        counted |= {row["call_id"] for row in await connection.fetch(_SPEND, to_json(kept))}
+    postings = Postings()
+    for call_id in counted:
+        postings.add(ends[call_id][1])
+    known = [call_id for call_id in ends if call_id not in counted]
+    if known:
+        counted.update(await _correct(connection, {call_id: ends[call_id][1] for call_id in known}, postings))
+    return postings, [done for call_id, (done, _) in ends.items() if call_id in counted]
+
+
+async def _correct(connection: Any, rows: Mapping[str, dict[str, Any]], postings: Postings) -> list[str]:
+    """Replace the ends that are estimates; return whose they were."""
+    corrected = []
+    for before in await connection.fetch(_LOCK_SPENT, list(rows)):
+        row = rows[before["call_id"]]
+        if gives_way(before["settled_by"], row["settled_by"]):
+            await connection.execute(_CORRECT, before["call_id"], to_json(row))
+            postings.add(before, -1)
+            postings.add(row)
+            corrected.append(before["call_id"])
+    if corrected:
+        await connection.execute(_FORGET_ERRORS, corrected)
+    return corrected
+
+
+async def _note_errors(connection: Any, records: Iterable[Done | Refused], options: LogOptions) -> None:
+    wrong = (item for item in records if isinstance(item, Refused) or is_error(item.status, item.ending))
+    rows = [error_row(record) for record in wrong] if options.error_logs else []
+    if rows:
+        await connection.execute(_NOTE_ERRORS, to_json(rows))
+
+
+async def _add_days(connection: Any, postings: Postings) -> None:
+    rows = [key._asdict() | asdict(sums) for key, sums in postings.days.items() if sums.any()]
+    if rows:
+        await connection.execute(_ADD_DAYS, to_json(rows))
+
+
+async def move_windows(connection: Any, posted: Mapping[str, int], reserved: Mapping[str, int]) -> None:
+    """Add to what is posted and reserved, by window. They are locked: see :func:`lock_windows`."""
+    keys = [key for key in {**posted, **reserved} if posted.get(key) or reserved.get(key)]
+    if keys:
+        amounts = [[sums.get(key, 0) for key in keys] for sums in (posted, reserved)]
+        await connection.execute(_MOVE_WINDOWS, *_split(keys), *amounts)
+
+
+def to_json(rows: object) -> str:
+    """Return rows as JSON that PostgreSQL takes: its text holds every character but U+0000."""
+    return msgspec.json.encode(rows).decode().replace("\\u0000", "\\ufffd")
+
+
+def _hold_row(hold: Hold) -> dict[str, Any]:
+    return {
+        "call_id": hold.call_id,
+        "tenant_id": hold.tenant_id,
+        "stream_id": hold.stream_id,
+        "state": hold.state,
+        "amount_nano": hold.amount_nano,
+        "charges": hold.charges,
+        "facts": hold.sent,
+        "admitted_at": moment(hold.admitted_us),
+    }
+
+
+def _split(keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    pairs = [window_of(key) for key in keys]
+    return [budget for budget, _ in pairs], [window for _, window in pairs]
+
+
+def _add(changes: dict[str, int], keys: Iterable[str], amount: int) -> None:
+    for key in keys:
+        changes[key] = changes.get(key, 0) + amount

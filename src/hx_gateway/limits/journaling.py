@@ -1,0 +1,217 @@
+"""Writes down what becomes of calls, before it is acted on; what must not be lost and is refused, is written later."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from hx_gateway.journal.errors import JournalClosed, JournalRefused
+from hx_gateway.kit.clock import Clock
+from hx_gateway.kit.epochs import unix_us
+from hx_gateway.limits.admission import Admission
+from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
+from hx_gateway.limits.model import Lapsed
+from hx_gateway.limits.records import DONE, LAPSED, CallFacts, Done, Intent, Refused, Sent, encode
+
+LAPSED_CODE = "lease_lapsed"
+
+
+class CallJournal:
+    """The records of calls. ``append`` writes one payload and raises ``JournalRefused``; ``None``: nothing is kept.
+
+    ``drained`` returns whether all that was written before is applied to the ledger.
+    """
+
+    def __init__(
+        self,
+        append: Callable[[bytes], object] | None,
+        stream_id: UUID,
+        *,
+        drained: Callable[[], Awaitable[bool]],
+        clock: Clock,
+    ) -> None:
+        self.refused_records = 0
+        self._append = append
+        self._stream_id = str(stream_id)
+        self._is_drained = drained
+        self._clock = clock
+        self._unwritten: deque[bytes] = deque()
+
+    @property
+    def unwritten(self) -> int:
+        """How many records wait for a journal that takes them; no more than calls were open."""
+        return len(self._unwritten)
+
+    async def drained(self) -> bool:
+        """Return whether all that happened before this call is in the ledger."""
+        return self.write_again() and await self._is_drained()
+
+    def intent(self, call: CallAsk, charges: tuple[str, ...], amount_nano: int, admitted_us: int) -> None:
+        """Write that a call is about to reserve ``amount_nano``. Raises ``JournalRefused``: then it may not."""
+        self._write(encode(Intent(call.call_id, self._stream_id, call.tenant_id, amount_nano, charges, admitted_us)))
+
+    def sent(self, admission: Admission, upstream: str | None, provider: str | None) -> None:
+        """Write that a call is about to go out. Raises ``JournalRefused``: then it may not."""
+        self._write(encode(Sent(self._facts(admission), upstream, provider)))
+
+    def done(self, admission: Admission, done: CallDone) -> None:
+        """Write how a call ended; never raises."""
+        record = Done(
+            self._facts(admission),
+            status=done.status,
+            ending=done.ending,
+            cost_nano=done.cost_nano,
+            error_code=done.error_code,
+            error_message=done.message,
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=done.completion_tokens,
+            cached_tokens=done.cached_tokens,
+            usage_source=done.usage_source,
+            duration_ms=done.duration_ms,
+            attempts=done.attempts,
+            upstream=done.upstream,
+            provider=done.provider,
+            model=done.model,
+            cache=done.cache,
+            settled_by=DONE,
+            route=admission.call.route,
+            decision=admission.decision,
+        )
+        self._must_write(encode(record))
+
+    def given_up(self, call: CallAsk, code: str, message: str, *, status: int, decision: dict[str, Any]) -> None:
+        """Write that a call whose intent is written does not begin after all; never raises."""
+        self._must_write(
+            encode(
+                Refused(
+                    call_id=call.call_id,
+                    request_id=call.request_id,
+                    tenant_id=call.tenant_id,
+                    key_id=call.key_id,
+                    team_id=call.team_id,
+                    user_id=call.user_id,
+                    operation=call.operation,
+                    requested_model=call.requested_model,
+                    model=call.model,
+                    status=status,
+                    code=code,
+                    message=message,
+                    at_us=self._now_us(),
+                    route=call.route,
+                    decision=decision,
+                )
+            )
+        )
+
+    def refused(self, refused: CallRefused) -> None:
+        """Write that a call never began, if the journal takes it; never raises."""
+        record = Refused(
+            call_id=refused.call_id,
+            request_id=refused.request_id,
+            tenant_id=refused.tenant_id,
+            key_id=refused.key_id,
+            team_id=refused.team_id,
+            user_id=refused.user_id,
+            operation=refused.operation,
+            requested_model=refused.requested_model,
+            model=refused.model,
+            status=refused.status,
+            code=refused.code,
+            message=refused.message,
+            at_us=self._now_us(),
+            route=refused.route,
+            ending=refused.ending,
+            decision=dict(refused.decision),
+        )
+        try:
+            self._write(encode(record))
+        except (JournalRefused, JournalClosed):
+            self.refused_records += 1
+
+    def lapsed(self, lapsed: Lapsed) -> None:
+        """Write that a call whose owner may be gone was charged at its estimate; never raises."""
+        facts = CallFacts(
+            call_id=lapsed.call_id,
+            stream_id=self._stream_id,
+            request_id="",
+            tenant_id=lapsed.tenant_id,
+            key_id="",
+            team_id=None,
+            user_id=None,
+            operation="",
+            requested_model="",
+            model="",
+            stream=False,
+            admitted_us=self._now_us(),
+            reserved_nano=lapsed.cost_nano,
+            charges=tuple(lapsed.windows),
+        )
+        record = Done(
+            facts,
+            status=0,
+            ending="error",
+            cost_nano=lapsed.cost_nano,
+            error_code=LAPSED_CODE,
+            usage_source="estimate",
+            settled_by=LAPSED,
+        )
+        self._must_write(encode(record))
+
+    def write_again(self) -> bool:
+        """Write what was refused; return whether all of it is written."""
+        while self._unwritten:
+            try:
+                self._write(self._unwritten[0])
+            except (JournalRefused, JournalClosed):
+                return False
+            self._unwritten.popleft()
+        return True
+
+    def _write(self, payload: bytes) -> None:
+        if self._append is not None:
+            self._append(payload)
+
+    def _must_write(self, payload: bytes) -> None:
+        try:
+            # In the order of events.
+            if self.write_again():
+                self._write(payload)
+                return
+        except (JournalRefused, JournalClosed):
+            pass
+        self.refused_records += 1
+        self._unwritten.append(payload)
+
+    def _facts(self, admission: Admission) -> CallFacts:
+        call = admission.call
+        return CallFacts(
+            call_id=call.call_id,
+            stream_id=self._stream_id,
+            request_id=call.request_id,
+            tenant_id=call.tenant_id,
+            key_id=call.key_id,
+            team_id=call.team_id,
+            user_id=call.user_id,
+            operation=call.operation,
+            requested_model=call.requested_model,
+            model=call.model,
+            stream=call.stream,
+            admitted_us=admission.admitted_us,
+            reserved_nano=admission.reserved_nano,
+            charges=admission.charge_keys,
+            tags=call.tags,
+            price_source=call.price_source,
+            price_version=call.price_version,
+            input_pico=call.input_pico,
+            output_pico=call.output_pico,
+        )
+
+    def _now_us(self) -> int:
+        return unix_us(self._clock.now())
+
+
+def lapsed_windows(lapsed: Sequence[Lapsed]) -> list[str]:
+    """Return the windows that lapsed calls are charged to, each once."""
+    return list(dict.fromkeys(window for call in lapsed for window in call.windows))

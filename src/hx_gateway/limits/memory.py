@@ -1,0 +1,300 @@
+"""Counters in this process: the authority where one worker runs alone, and what the scripts in Redis are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.epochs import unix_us
+from hx_gateway.limits import gcra
+from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
+from hx_gateway.limits.money import OPEN, SECOND_US, TenantMoney
+from hx_gateway.limits.verdicts import Refusal, lease_us, request_take, scope_name, slots_of, token_take, verdict_of
+
+# How long a call without charges is remembered when it is never settled, and one that must not begin any more.
+MARK_US = 3600 * SECOND_US
+# Rates, slots and marks of a tenant, and tenants, are looked through when there are this many, and twice as many then.
+PRUNE_SIZE = 2_000
+
+
+class Mark(NamedTuple):
+    """A call that is remembered by itself: one that counts no money, or that must not begin (``refused``)."""
+
+    refused: bool
+    expires_us: int
+
+
+@dataclass(slots=True)
+class _Tenant:
+    rates: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, dict[str, int]] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    money: TenantMoney | None = None
+    prune_at: int = PRUNE_SIZE
+
+    def mark(self, call_id: str, now_us: int) -> Mark | None:
+        found = self.marks.get(call_id)
+        return None if found is None or found.expires_us <= now_us else found
+
+    def in_epoch(self, epoch: int) -> TenantMoney | None:
+        return self.money if self.money is not None and self.money.epoch == epoch else None
+
+    def prune(self, now_us: int) -> None:
+        """Forget what is as good as absent. Money is bounded by its windows and leases."""
+        if len(self.rates) + len(self.slots) + len(self.marks) < self.prune_at:
+            return
+        self.rates = {name: tat for name, tat in self.rates.items() if tat > now_us}
+        self.marks = {call: mark for call, mark in self.marks.items() if mark.expires_us > now_us}
+        for scope in list(self.slots):
+            self.look(scope, now_us)
+        self.prune_at = max(PRUNE_SIZE, 2 * (len(self.rates) + len(self.slots) + len(self.marks)))
+
+    def look(self, scope: str, now_us: int) -> int:
+        """Return how many slots of a scope are taken; those whose lease ran out are not any more."""
+        leases = self.slots.get(scope)
+        if leases is None:
+            return 0
+        for call_id in [call_id for call_id, expires_us in leases.items() if expires_us <= now_us]:
+            del leases[call_id]
+        if not leases:
+            del self.slots[scope]
+        return len(leases)
+
+    @property
+    def empty(self) -> bool:
+        return self.money is None and not (self.rates or self.slots or self.marks)
+
+
+class MemoryCounterStore:
+    """A ``CounterStore`` of one process. Nothing in it waits, so that every operation is atomic in its event loop.
+
+    ``share``: rates and slots are those of one of so many processes that count by themselves.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.share = 1
+        self._clock = clock or SystemClock()
+        self._tenants: dict[str, _Tenant] = {}
+        self._prune_at = PRUNE_SIZE
+
+    async def admit(self, ask: Ask) -> Verdict:
+        """Take everything that ``ask`` wants, or nothing."""
+        now = self._now_us()
+        tenant = self._tenant(ask.tenant_id, now)
+        if ask.charges and tenant.in_epoch(ask.epoch) is None:
+            return Verdict(outcome=Outcome.STALE, now_us=now)
+        known = _known(tenant, ask, now)
+        if known is not None:
+            return known if known.outcome is not Outcome.ADMITTED else self._verdict(tenant, ask, now)
+        refusal = self._refusal(tenant, ask, now)
+        if refusal is not None:
+            return self._verdict(tenant, ask, now, refusal)
+        self._take(tenant, ask, now)
+        return self._verdict(tenant, ask, now)
+
+    async def raise_reservation(self, ask: Ask) -> Verdict:
+        """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
+        now = self._now_us()
+        tenant = self._tenant(ask.tenant_id, now)
+        ask = replace(ask, limits=())
+        if not ask.charges:
+            return self._verdict(tenant, ask, now)
+        money = tenant.in_epoch(ask.epoch)
+        held = None if money is None else money.open.get(ask.call_id)
+        if money is None or held is None:
+            return Verdict(outcome=Outcome.STALE, now_us=now)
+        more = ask.cost_nano - held.amount
+        if more > 0:
+            refusal = _budget_refusal(money, ask, more)
+            if refusal is not None:
+                return self._verdict(tenant, ask, now, refusal)
+            money.raise_to(ask.call_id, ask.cost_nano)
+        return self._verdict(tenant, ask, now)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """End calls. One that is not known (any more) is no error."""
+        now = self._now_us()
+        for settlement in settlements:
+            tenant = self._tenant(settlement.tenant_id, now)
+            mark = tenant.mark(settlement.call_id, now)
+            known = mark is not None and not mark.refused
+            if known:
+                del tenant.marks[settlement.call_id]
+            if tenant.money is not None:
+                known = tenant.money.settle(settlement.call_id, settlement.cost_nano) or known
+            if settlement.doubtful:
+                tenant.marks[settlement.call_id] = Mark(refused=True, expires_us=now + MARK_US)
+            self._release(tenant, settlement, now, correct=known)
+
+    async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None:
+        """Give the leases of calls that are known ``lease_seconds`` from now; the others are left alone."""
+        now = self._now_us()
+        tenant = self._tenant(tenant_id, now)
+        for ask in asks:
+            expires = now + lease_us(ask.lease_seconds)
+            if ask.charges:
+                if tenant.money is None or ask.call_id not in tenant.money.open:
+                    continue
+                tenant.money.due[OPEN + ask.call_id] = expires
+            else:
+                mark = tenant.mark(ask.call_id, now)
+                if mark is None or mark.refused:
+                    continue
+                tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
+            for scope in ask.limits:
+                if scope.parallel is not None:
+                    tenant.slots.setdefault(scope_name(scope), {})[ask.call_id] = expires
+
+    async def lapse(self, tenant_id: str) -> Sequence[Lapsed]:
+        """Post reservations whose lease ran out at their estimate and return them, some hundred at most."""
+        now = self._now_us()
+        money = self._tenant(tenant_id, now).money
+        return [] if money is None else money.lapse(tenant_id, now)
+
+    async def begin(self, tenant_id: str, epoch: int) -> None:
+        """Begin an epoch for a tenant; it takes the place of an earlier one, never of the same or a later one."""
+        tenant = self._tenant(tenant_id, self._now_us())
+        if tenant.money is None or tenant.money.epoch < epoch:
+            tenant.money = TenantMoney(epoch)
+
+    async def seed(self, tenant_id: str, epoch: int, windows: Sequence[WindowSeed], lease_seconds: float) -> None:
+        """Set windows that are cold; one that is there already stays as it is. Nothing in another epoch."""
+        now = self._now_us()
+        money = self._tenant(tenant_id, now).in_epoch(epoch)
+        if money is not None:
+            money.seed(windows, now, lease_us(lease_seconds))
+
+    async def windows(self, tenant_id: str, keys: Sequence[str]) -> Mapping[str, WindowState]:
+        """Return the state of those windows that the store knows."""
+        money = self._tenant(tenant_id, self._now_us()).money
+        return {} if money is None else money.states(keys)
+
+    async def repost(self, tenant_id: str, epoch: int, posted: Mapping[str, tuple[int, int]]) -> None:
+        """Correct what is posted: by window, from the value that was seen to the true one; else nothing."""
+        money = self._tenant(tenant_id, self._now_us()).in_epoch(epoch)
+        if money is not None:
+            money.repost(posted)
+
+    def _now_us(self) -> int:
+        return unix_us(self._clock.now())
+
+    def _tenant(self, tenant_id: str, now_us: int) -> _Tenant:
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            if len(self._tenants) >= self._prune_at:
+                self._prune_tenants(now_us)
+            tenant = self._tenants[tenant_id] = _Tenant()
+        tenant.prune(now_us)
+        return tenant
+
+    def _prune_tenants(self, now_us: int) -> None:
+        for tenant_id, tenant in list(self._tenants.items()):
+            tenant.prune_at = 0
+            tenant.prune(now_us)
+            if tenant.empty:
+                del self._tenants[tenant_id]
+        self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
+
+    def _refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
+        """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
+        return (
+            self._slot_refusal(tenant, ask, now)
+            or self._request_refusal(tenant, ask, now)
+            or self._token_refusal(tenant, ask, now)
+            or (None if tenant.money is None else _budget_refusal(tenant.money, ask, ask.cost_nano))
+        )
+
+    def _slot_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
+        for place, scope in enumerate(ask.limits):
+            slots = slots_of(scope, self.share)
+            if slots is not None and (taken := tenant.look(scope_name(scope), now)) >= slots:
+                return Refusal(Outcome.PARALLEL, place, slots - taken)
+        return None
+
+    def _request_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
+        for place, scope in enumerate(ask.limits):
+            take = request_take(scope, self.share)
+            if take is not None and _short(tenant.rates.get(f"q:{scope_name(scope)}", 0), now, take):
+                return Refusal(Outcome.REQUESTS, place)
+        return None
+
+    def _token_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
+        short = None
+        for place, scope in enumerate(ask.limits):
+            take = token_take(scope, ask.tokens, self.share)
+            if take is None:
+                continue
+            if take.too_large:
+                return Refusal(Outcome.TOO_LARGE, place)
+            if short is None and _short(tenant.rates.get(f"k:{scope_name(scope)}", 0), now, take):
+                short = Refusal(Outcome.TOKENS, place)
+        return short
+
+    def _take(self, tenant: _Tenant, ask: Ask, now: int) -> None:
+        expires = now + lease_us(ask.lease_seconds)
+        for scope in ask.limits:
+            name = scope_name(scope)
+            for key, take in (
+                (f"q:{name}", request_take(scope, self.share)),
+                (f"k:{name}", token_take(scope, ask.tokens, self.share)),
+            ):
+                if take is not None:
+                    tenant.rates[key] = gcra.taken(tenant.rates.get(key, 0), now, take)
+            if scope.parallel is not None:
+                tenant.slots.setdefault(name, {})[ask.call_id] = expires
+        if ask.charges and tenant.money is not None:
+            tenant.money.reserve(ask.call_id, ask.cost_nano, tuple(charge.key for charge in ask.charges), expires)
+        elif ask.limits:
+            tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
+
+    def _release(self, tenant: _Tenant, settlement: Settlement, now: int, *, correct: bool) -> None:
+        for scope in settlement.limits:
+            name = scope_name(scope)
+            leases = tenant.slots.get(name)
+            if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
+                del tenant.slots[name]
+            if correct and scope.tokens is not None and settlement.tokens_delta:
+                correction = gcra.correction_us(settlement.tokens_delta, scope.tokens, self.share)
+                tenant.rates[f"k:{name}"] = gcra.corrected(tenant.rates.get(f"k:{name}", 0), now, correction)
+
+    def _verdict(self, tenant: _Tenant, ask: Ask, now: int, refusal: Refusal | None = None) -> Verdict:
+        names = [scope_name(scope) for scope in ask.limits]
+        money = tenant.money
+        return verdict_of(
+            ask,
+            now,
+            refusal or Refusal(Outcome.ADMITTED, -1),
+            requests=[tenant.rates.get(f"q:{name}", 0) for name in names],
+            tokens=[tenant.rates.get(f"k:{name}", 0) for name in names],
+            money=[] if money is None else [money.left(charge) for charge in ask.charges],
+            share=self.share,
+        )
+
+
+def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
+    """Return the verdict on an ask that is not new, or whose windows are cold: ``ADMITTED`` once more, or a refusal."""
+    mark = tenant.mark(ask.call_id, now)
+    if mark is not None:
+        return Verdict(outcome=Outcome.STALE if mark.refused else Outcome.ADMITTED, now_us=now)
+    money = tenant.money
+    if money is None or not ask.charges:
+        return None
+    if ask.call_id in money.open:
+        return Verdict(outcome=Outcome.ADMITTED, now_us=now)
+    if ask.call_id in money.lapsed:
+        return Verdict(outcome=Outcome.STALE, now_us=now)
+    cold = tuple(charge.key for charge in ask.charges if charge.key not in money.posted)
+    return Verdict(outcome=Outcome.COLD, now_us=now, cold=cold) if cold else None
+
+
+def _budget_refusal(money: TenantMoney, ask: Ask, amount: int) -> Refusal | None:
+    for place, charge in enumerate(ask.charges):
+        if money.left(charge) < amount:
+            return Refusal(Outcome.BUDGET, place, money.left(charge))
+    return None
+
+
+def _short(tat: int, now: int, take: gcra.Take) -> bool:
+    return take.too_large or gcra.wait_us(tat, now, take) > 0

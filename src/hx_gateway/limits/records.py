@@ -1,0 +1,146 @@
+"""What the journal keeps of a call: that it may begin, that it went out, how it ended, or that it was refused.
+
+A payload is a MessagePack array whose first element says which of the four it is. The fields' order is the format on
+disk: new ones go to the end and have a default. Money in nano-dollars, prices in pico-dollars a token, times in
+microseconds since 1970. Ids of calls and streams are UUIDs in their canonical form of 36 characters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+# What brought a call's cost about: its end; an estimate, because its worker was lost or its lease ran out; or nothing,
+# because it was never sent.
+DONE = "done"
+UNKNOWN = "unknown"
+LAPSED = "lapsed"
+VOID = "void"
+# These give way to an end that knows.
+ESTIMATES = frozenset({UNKNOWN, LAPSED})
+
+
+class CallFacts(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Who calls what at which price. ``stream_id`` is the member's (:meth:`DurableLedger.join`) that admitted it.
+
+    ``reserved_nano`` is what is reserved by now, ``charges`` are the keys of the windows it is reserved in.
+    """
+
+    call_id: str
+    stream_id: str
+    request_id: str
+    tenant_id: str
+    key_id: str
+    team_id: str | None
+    user_id: str | None
+    operation: str
+    requested_model: str
+    model: str
+    stream: bool
+    admitted_us: int
+    reserved_nano: int = 0
+    charges: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    price_source: str | None = None
+    price_version: str | None = None
+    input_pico: int | None = None
+    output_pico: int | None = None
+
+
+class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
+    """A call is about to ask for a reservation, or for a larger one. The largest amount counts."""
+
+    call_id: str
+    stream_id: str
+    tenant_id: str
+    amount_nano: int
+    charges: tuple[str, ...]
+    admitted_us: int
+
+
+class Sent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
+    """A call is about to go out: from here on it may cost something. Again for each further deployment."""
+
+    facts: CallFacts
+    upstream: str | None = None
+    provider: str | None = None
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
+    """A call ended, one way or another; nothing of it is reserved any more."""
+
+    facts: CallFacts
+    status: int
+    ending: str
+    cost_nano: int
+    error_code: str | None = None
+    error_message: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    usage_source: str = "none"
+    duration_ms: float = 0.0
+    attempts: int = 0
+    upstream: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    cache: str | None = None
+    settled_by: str = DONE
+    route: str | None = None
+    decision: dict[str, Any] = {}  # msgspec copies it
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
+    """A call was not admitted. What its intent may have reserved is free again."""
+
+    call_id: str
+    request_id: str
+    tenant_id: str
+    key_id: str | None
+    team_id: str | None
+    user_id: str | None
+    operation: str | None
+    requested_model: str | None
+    model: str | None
+    status: int
+    code: str
+    message: str
+    at_us: int
+    route: str | None = None
+    ending: str = "refused"
+    decision: dict[str, Any] = {}  # msgspec copies it
+
+
+CallRecord: TypeAlias = Intent | Sent | Done | Refused
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Intent | Sent | Done | Refused).decode
+
+
+def encode(record: CallRecord) -> bytes:
+    """Return the payload of a record."""
+    return _encode(record)
+
+
+def decode(payload: bytes) -> CallRecord:
+    """Return what :func:`encode` kept. Raises ``ValueError`` for bytes that it did not make."""
+    record: CallRecord = _decode(payload)
+    # Of nothing else in a record could the database say that it is not what it seems.
+    for name in ids_of(record):
+        if str(UUID(name)) != name:
+            raise ValueError(f"{name!r} is no id in canonical form")
+    return record
+
+
+def call_id_of(record: CallRecord) -> str:
+    """Return the call that a record is about."""
+    return record.facts.call_id if isinstance(record, Sent | Done) else record.call_id
+
+
+def ids_of(record: CallRecord) -> tuple[str, ...]:
+    """Return the ids in a record that are UUIDs."""
+    if isinstance(record, Sent | Done):
+        return record.facts.call_id, record.facts.stream_id
+    return (record.call_id, record.stream_id) if isinstance(record, Intent) else (record.call_id,)

@@ -1,0 +1,38 @@
+"""Rates and slots while Redis is away: each process counts its share of them by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hx_gateway.limits.memory import MemoryCounterStore
+from hx_gateway.limits.model import Ask, Settlement, Verdict
+
+
+class LocalShares:
+    """Counts at a limit divided by the processes that live; ``instances`` tells how many, at least one.
+
+    No money: charges are left out. All together admit what the limits say, but for what is at least one each: a burst
+    of fewer requests, or fewer slots, than there are processes. A share begins full: losing Redis gives one more burst.
+    """
+
+    def __init__(self, store: MemoryCounterStore, instances: Callable[[], int]) -> None:
+        self._store = store
+        self._instances = instances
+
+    async def admit(self, ask: Ask) -> Verdict:
+        """Take this process's share of what ``ask`` wants, or nothing."""
+        self._divide()
+        return await self._store.admit(replace(ask, charges=()) if ask.charges else ask)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """End calls. One that was admitted elsewhere is no error."""
+        self._divide()
+        await self._store.settle(settlements)
+
+    async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None:
+        """Give the leases of calls that were admitted here ``lease_seconds`` from now."""
+        await self._store.renew(tenant_id, [replace(ask, charges=()) if ask.charges else ask for ask in asks])
+
+    def _divide(self) -> None:
+        self._store.share = max(1, self._instances())

@@ -1,0 +1,1 @@
+"""What a call may cost at most, and what it did cost."""

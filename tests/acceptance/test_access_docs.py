@@ -1,0 +1,182 @@
+"""What the pages about keys and spend say to type works."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.people import People, living
+from tests.contract.doc_pages import blocks, example, read
+from tests.fixtures.servers import Servers
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+QUESTION = {"role": "user", "content": "Return exactly the text: HX-OK"}
+
+
+@pytest.fixture(scope="module")
+def people(servers: Servers) -> Iterator[People]:
+    with living(servers) as found:
+        yield found
+
+
+@pytest.fixture
+def run(people: People, tmp_path: Path) -> Callable[[str], str]:
+    """Return what runs a shell example where ``hx-gateway`` and the admin key are, and returns what it prints."""
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    (commands / "hx-gateway").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -m hx_gateway "$@" --url {people.gateway.url}\n'
+    )
+    (commands / "hx-gateway").chmod(0o755)
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "admin.key").write_text(people.gateway.key + "\n")
+    environ = {**people.gateway.environ, "PATH": f"{commands}:{people.gateway.environ['PATH']}", "COLUMNS": "200"}
+    for name in ("HX_DATA_DIR", "HX_ADMIN_KEY"):
+        del environ[name]
+
+    def script(text: str) -> str:
+        text = text.replace("http://127.0.0.1:4010", people.gateway.url)
+        command = ["sh", "-e", "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        return done.stdout.decode()
+
+    return script
+
+
+def shell(page: str) -> list[str]:
+    """Return the shell examples of a page in their order."""
+    return [block.text for block in blocks(read(page)) if block.language == "sh"]
+
+
+def filled(text: str, marks: Mapping[str, str]) -> str:
+    """Return an example with the ids that there are instead of those that it shows."""
+    for mark, value in marks.items():
+        text = text.replace(mark, value)
+    return text
+
+
+def answers(text: str) -> list[Any]:
+    """Return the JSON values that stand in ``text`` one after the other."""
+    found, decoder = [], json.JSONDecoder()
+    while text := text.strip():
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def call(people: People, key: str) -> str:
+    """Call a demo model; return the request's id once the call is on record."""
+    answer = people.gateway.post("/v1/chat/completions", {"model": "hx-chat", "messages": [QUESTION]}, key=key)
+    assert answer.status == 200, answer.body
+    request_id = answer.header("x-request-id")
+    assert request_id is not None
+    people.gateway.wait_until(lambda: people.ask("GET", f"/v1/decisions/{request_id}").status == 200)
+    return request_id
+
+
+def test_the_key_of_the_readme_calls_a_model_and_its_spend_is_summed_up(
+    people: People, run: Callable[[str], str]
+) -> None:
+    (answer,) = answers(run(example(README, "key")))
+    assert answer["choices"][0]["message"]["content"] == "HX-OK"
+    (key,) = people.done("GET", "/v1/keys?name=My%20first%20key")["data"]
+    assert (key["models"], key["limits"], key["budgets"][0]["limit_usd"]) == (["hx-*"], {"rpm": 60}, 1)
+    spent = f"/v1/spend/summary?key_id={key['id']}"
+    people.gateway.wait_until(lambda: bool(people.done("GET", spent)["items"]))
+    assert key["id"] in run(example(README, "spend"))
+
+
+def test_the_examples_of_keys_work_from_the_first_to_the_last(people: People, run: Callable[[str], str]) -> None:
+    marks = {"madeUpKeyId1": people.key()["id"]}
+    told = []
+    for text in shell("howto/keys.md"):
+        made, separator, rest = text.partition("hx-gateway teams members")
+        if separator:
+            # The ids of the commands after it are those that the commands before it print.
+            told.append(run(made))
+            marks["tm-…"] = people.done("GET", "/v1/teams?name=Checkout")["data"][0]["id"]
+            marks["us-…"] = people.done("GET", "/v1/users?name=Ada")["data"][0]["id"]
+        told.append(run(filled(separator + rest if separator else made, marks)))
+    assert told[0].startswith("sk-hx-")
+    production = people.done("GET", "/v1/keys?tag=production")["data"]
+    assert [(key["budgets"][0]["soft_usd"], key["limits"]["max_parallel"]) for key in production] == [(8, 4)]
+    assert people.done("GET", f"/v1/keys?team_id={marks['tm-…']}")["data"][0]["user_id"] == marks["us-…"]
+    assert people.done("GET", "/v1/tenants/acme")["time_zone"] == "Europe/Berlin"
+    updated = people.done("GET", f"/v1/keys/{marks['madeUpKeyId1']}")
+    assert (updated["limits"]["rpm"], updated["blocked"], updated["deleted_at"]) == (120, True, None)
+
+
+def test_the_key_that_curl_makes_is_made_once(run: Callable[[str], str]) -> None:
+    script = example(read("howto/keys.md"), "key curl").replace("checkout-production-1", "checkout-production-2")
+    first, listed = answers(run(script))
+    again, _ = answers(run(script))
+    assert first["key"].startswith("sk-hx-")
+    assert first["id"] in {key["id"] for key in listed["data"]}
+    assert (again["id"], again["key"]) == (first["id"], None)
+
+
+def test_the_examples_of_spend_work_from_the_first_to_the_last(
+    people: People, run: Callable[[str], str], tmp_path: Path
+) -> None:
+    made = people.key(tags=["batch"])
+    request_id = call(people, made["key"])
+    marks = {
+        "2026-11-01": f"{datetime.now(UTC):%Y-%m}-01",
+        "4Kd0pQ7vXc2Z": made["id"],
+        "req_VxN0Qm5hYk3tQ2aB0000002a": request_id,
+    }
+    told = [run(filled(text, marks)) for text in shell("howto/spend.md")]
+    assert (tmp_path / "november.csv").read_text().startswith("day,")
+    assert request_id in (tmp_path / "calls.csv").read_text()
+    assert request_id in (tmp_path / "calls.jsonl").read_text()
+    assert any(request_id in text and "hx-chat" in text for text in told)
+    assert any("llama-70b" in text for text in told)
+    assert people.ask("GET", "/v1/prices/llama-70b").status == 404
+
+
+def test_the_signature_of_an_alert_is_checked_as_shown() -> None:
+    text = next(block.text for block in blocks(read("howto/spend.md")) if block.language == "python")
+    names: dict[str, Any] = {}
+    exec(compile(text, "howto/spend.md", "exec"), names)
+    body = b'{"type": "budget.soft_limit_crossed"}'
+    signature = "sha256=" + hmac.new(b"made-up", body, hashlib.sha256).hexdigest()
+    assert names["is_ours"](body, signature, "made-up")
+    assert not names["is_ours"](body + b" ", signature, "made-up")
+
+
+def test_what_is_kept_for_later_says_so_and_what_is_built_answers(people: People) -> None:
+    for path in ("/v1/spend", "/v1/decisions", "/v1/cost", "/v1/vector_stores", "/v1/spend/none"):
+        answer = people.ask("GET", path)
+        assert (path, answer.status, answer.json()["error"]["code"]) == (path, 501, "not_built")
+    for path in ("/v1/keys", "/v1/teams", "/v1/users", "/v1/tenants", "/v1/audit", "/v1/spend/logs", "/v1/prices"):
+        assert people.ask("GET", path).status == 200, path
+
+
+def test_every_field_of_an_object_is_documented(people: People) -> None:
+    text = read("reference/access.md")
+    for kind in ("tenants", "teams", "users", "keys"):
+        made = people.made(kind)
+        assert [name for name in made if f"`{name}`" not in text] == []
+
+
+def test_every_field_of_a_call_is_documented(people: People) -> None:
+    made = people.key()
+    call(people, made["key"])
+    (spent,) = people.done("GET", f"/v1/spend/logs?key_id={made['id']}")["items"]
+    assert request_fields(spent) == []
+
+
+def request_fields(spent: Mapping[str, Any]) -> list[str]:
+    text = read("reference/spend.md")
+    return [name for name in spent if f"`{name}`" not in text]
