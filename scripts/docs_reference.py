@@ -81,9 +81,10 @@ else are named in a warning.
 
 `HX_DATA_DIR` is where state is kept: the admin key (`admin.key`), what keys are hashed with (`peppers.json`), what is
 known of them for a start without the database (`keys.snapshot`), the journals (`journal/`), the embedded stores
-(`postgres/`, `valkey/`) and the workers' metrics (`metrics/`). `make run` sets it to `.data`. Without it the gateway uses `$STATE_DIRECTORY`, which
-systemd sets for a unit with `StateDirectory=`; in any other systemd unit `/var/lib/hx-gateway`; elsewhere
-`$XDG_STATE_HOME/hx-gateway`, which is `~/.local/state/hx-gateway` where that variable is not set.
+(`postgres/`, `valkey/`) and the workers' metrics (`metrics/`). `make run` sets it to `.data`. Without it the gateway
+uses `$STATE_DIRECTORY`, which systemd sets for a unit with `StateDirectory=`; in any other systemd unit
+`/var/lib/hx-gateway`; elsewhere `$XDG_STATE_HOME/hx-gateway`, which is `~/.local/state/hx-gateway` where that variable
+is not set.
 
 ## Variables for models
 

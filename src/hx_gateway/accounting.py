@@ -153,7 +153,12 @@ class Accounting:
             append=append,
             drained=lambda: drain.flush(DRAIN_SECONDS),
             options=MeterOptions(
-                mode=self._settings.limits_mode, lease=LEASE_SECONDS, renew=RENEW_SECONDS, lapse=LAPSE_SECONDS
+                mode=self._settings.limits_mode,
+                record_all=self._logs.spend_logs,
+                record_errors=self._logs.error_logs,
+                lease=LEASE_SECONDS,
+                renew=RENEW_SECONDS,
+                lapse=LAPSE_SECONDS,
             ),
             on_soft=self._soft_limit_crossed,
             on_drift=self._note_drift,
@@ -166,11 +171,13 @@ class Accounting:
             self._drifts.pop(budget_id, None)
         self._metrics.budget_drift.set(max(map(abs, self._drifts.values()), default=0))
 
-    def _soft_limit_crossed(self, budget: Budget, window: str, spent_nano: int) -> None:
-        structlog.get_logger().warning("budget_soft_limit", budget_id=budget.id, window=window, spent_nano=spent_nano)
+    def _soft_limit_crossed(self, tenant_id: str, budget: Budget, window: str, spent_nano: int) -> None:
+        structlog.get_logger().warning(
+            "budget_soft_limit", budget_id=budget.id, window=window, tenant=tenant_id, spent_nano=spent_nano
+        )
         if self._alerts is not None:
             self._alerts.notice(
-                SoftLimitCrossed(tenant_id="default", budget=budget, window=window, spent_nano=spent_nano)
+                SoftLimitCrossed(tenant_id=tenant_id, budget=budget, window=window, spent_nano=spent_nano)
             )
 
     async def _publish(self) -> None:

@@ -37,8 +37,8 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     for. ``upstream`` is the deployment that was called, ``alternatives`` are the other candidates, and
     ``routing_seconds`` is what choosing took. ``upstream_address`` is ``host:port``, never with a credential;
     ``translation`` names the change of wire format, where there was one. ``traceparent`` is the client's own
-    (W3C Trace Context), unchecked. ``call_id`` is the ledger's, of a call that was admitted; ``cost_nano`` what it
-    cost, where a price is known. ``refusal`` tells which limits were looked at when one of them refused.
+    (W3C Trace Context), unchecked. ``call_id`` is the ledger's, ``admitted`` whether limits let the call begin,
+    ``cost_nano`` what it cost, where a price is known. ``refusal`` tells which limits were looked at when one refused.
     """
 
     request_id: str
@@ -72,6 +72,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     team_id: str | None = None
     user_id: str | None = None
     call_id: str | None = None
+    admitted: bool = False
     cost_nano: int | None = None
     error_message: str | None = None
     refusal: Mapping[str, Any] | None = None

@@ -29,6 +29,8 @@ EXPORT_MODULE = "hx_gateway.observability.otel_export"
 PUBLISH_SECONDS = 1.0
 STOP_SECONDS = 5.0
 LEDGER_OPEN_SECONDS = 1.0
+# A batch of calls costs a dozen statements: one in a while of its own carries many.
+LEDGER_WAKE_ROWS = 2000
 SCHEMA_SECONDS = 30.0
 
 
@@ -58,7 +60,7 @@ class Record:
             durability=layer.config.durability,
             spare=True,
             budget=replace(layer.journal.options.budget, ballast_bytes=0),
-            wake_rows=layer.config.batch_size,
+            wake_rows=LEDGER_WAKE_ROWS,
         )
         self.ledger = Journal(layer.config.journal_root, LEDGER, [*record_kinds(), request_kind(), *kinds], options)
         self.ledger_drain = Drain(

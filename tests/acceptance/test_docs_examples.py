@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from typing import Any
 
 import pytest
 
-from tests.contract.doc_pages import example, read
+from tests.contract.doc_pages import blocks, example, read
 from tests.fixtures.gateway import Gateway
 
 
@@ -51,9 +53,19 @@ def test_the_health_of_a_part_has_the_fields_shown(gateway: Gateway, part: str) 
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/teams", "/v1/users", "/v1/tenants", "/v1/spend", "/v1/decisions"])
-def test_what_is_not_built_says_so(gateway: Gateway, path: str) -> None:
+def test_what_needs_a_database_says_so_where_there_is_none(gateway: Gateway, path: str) -> None:
     answer = gateway.get(path, key=gateway.key)
     assert (answer.status, answer.json()["error"]["code"]) == (501, "not_built")
+
+
+def test_the_signature_of_an_alert_is_checked_as_shown() -> None:
+    text = next(block.text for block in blocks(read("howto/spend.md")) if block.language == "python")
+    names: dict[str, Any] = {}
+    exec(compile(text, "howto/spend.md", "exec"), names)
+    body = example(read("reference/spend.md"), "budget alert").encode()
+    signature = "sha256=" + hmac.new(b"made-up", body, hashlib.sha256).hexdigest()
+    assert names["is_ours"](body, signature, "made-up")
+    assert not names["is_ours"](body + b" ", signature, "made-up")
 
 
 def test_a_request_through_a_proxy_is_not_one_of_this_machine(gateway: Gateway) -> None:

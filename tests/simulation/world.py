@@ -6,11 +6,12 @@ import asyncio
 import random as global_random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
 from typing import Any
 
+import msgspec
 import structlog
 
 from hx_gateway.allowances import Allowance, Budget, Period, Rate, ScopeKind, ScopeLimits
@@ -316,7 +317,8 @@ class World:
         if self.rests and isinstance(error, BudgetUnknown):
             if ask.request_id == "r":
                 # Whoever finds out that something was lost is told to try again.
-                asyncio.get_running_loop().call_later(2.5, worker.call, replace(ask, request_id="again"))
+                again = msgspec.structs.replace(ask, request_id="again")
+                asyncio.get_running_loop().call_later(2.5, worker.call, again)
                 return
             self.fail("liveness", f"{worker} refuses though all is well: {self.bank.state()}")
 

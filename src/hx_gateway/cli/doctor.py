@@ -43,6 +43,7 @@ RESERVED_CONNECTIONS = 5
 # Beside the pools, a worker has a connection that watches, and for the record two that write events, one that writes
 # the gateway's own, one that watches and one for upkeep.
 WATCHING, WRITING = 1, 5
+LISTENING = 1
 
 State = Literal["ok", "problem", "note"]
 
@@ -175,11 +176,14 @@ async def _postgres(settings: Settings) -> list[Finding]:
 
 def _pools(settings: Settings, allowed: int) -> Finding:
     """Compare what all pools of all workers may open with what the server allows."""
-    each = settings.pg_max_connections + WATCHING + settings.record_connections + WRITING
+    entities = settings.pool_size + settings.pool_overflow
+    each = settings.pg_max_connections + WATCHING + settings.record_connections + WRITING + entities + LISTENING
     most = settings.workers * each
     detail = f"{settings.workers} x {each} = {most} of {allowed} connections"
     if most > allowed - RESERVED_CONNECTIONS:
-        remedy = "Lower PG_MAX_CONNECTIONS, HX_RECORD_CONNECTIONS or HX_WORKERS, or raise max_connections."
+        remedy = (
+            "Lower POOL_OVERFLOW, PG_MAX_CONNECTIONS, HX_RECORD_CONNECTIONS or HX_WORKERS, or raise max_connections."
+        )
         return Finding("pools", "problem", detail, remedy)
     return Finding("pools", "ok", detail)
 

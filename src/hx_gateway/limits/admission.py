@@ -45,6 +45,11 @@ class Admission:
     doubtful: bool = False
     unproven: int | None = None
     settled: bool = False
+    # The windows that the call is charged to, by name.
+    charge_keys: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.charge_keys = tuple([charge.key for charge in self.charges])
 
     @property
     def call_id(self) -> str:
@@ -55,11 +60,6 @@ class Admission:
     def tokens(self) -> int:
         """The estimate that was taken from the buckets of tokens."""
         return self.call.tokens
-
-    @property
-    def charge_keys(self) -> tuple[str, ...]:
-        """The windows that the call is charged to, by name."""
-        return tuple(charge.key for charge in self.charges)
 
     def ask(self, epoch: int, lease_seconds: float, *, cost_nano: int | None = None) -> Ask:
         """Return an ask about this call: to renew what it holds, or to raise it to ``cost_nano``."""

@@ -28,7 +28,7 @@ from hx_gateway.limits.netting import (
     spend_row,
     window_of,
 )
-from hx_gateway.limits.records import Done, Refused, decode
+from hx_gateway.limits.records import Done, Refused, decode_batch
 
 CALLS = 17
 CALLS_NAME = "calls"
@@ -122,7 +122,7 @@ ON CONFLICT (tenant_id, day, key_id, team_id, user_id, model) DO UPDATE SET
 class LogOptions:
     """``spend_logs``: whether calls that no budget is charged for get a row; those that are charged always do.
 
-    ``error_logs``: whether refusals and calls that went wrong get one. The sums of days count all calls.
+    ``error_logs``: whether refusals and calls that went wrong get one. The sums of days count calls that may get a row.
     """
 
     spend_logs: bool = True
@@ -141,7 +141,7 @@ class CallsApplier:
 
     async def __call__(self, connection: Any, records: Sequence[Record]) -> None:
         """Apply ``records`` in the cursor's transaction."""
-        await apply_effect(connection, net([decode(record.payload) for record in records]), self._options)
+        await apply_effect(connection, net(decode_batch([record.payload for record in records])), self._options)
 
 
 def calls_kind(options: LogOptions | None = None) -> Kind:
@@ -209,12 +209,12 @@ async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -
     """Keep ends of calls; return what they add to the sums, and those that count: not the second end of a call."""
     ends = {done.facts.call_id: (done, spend_row(done)) for done in spends}
     kept = [row for _, row in ends.values() if options.spend_logs or row["charges"]]
-    counted = set(ends) - {row["call_id"] for row in kept}
-    if kept:
-        counted |= {row["call_id"] for row in await connection.fetch(_SPEND, to_json(kept))}
+    unkept = set(ends) - {row["call_id"] for row in kept}
+    new = {row["call_id"] for row in await connection.fetch(_SPEND, to_json(kept))} if kept else set()
     postings = Postings()
-    for call_id in counted:
+    for call_id in new:
         postings.add(ends[call_id][1])
+    counted = unkept | new
     known = [call_id for call_id in ends if call_id not in counted]
     if known:
         counted.update(await _correct(connection, {call_id: ends[call_id][1] for call_id in known}, postings))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
+
+import msgspec
 
 from hx_gateway.allowances import Allowance
 
@@ -14,8 +15,7 @@ UsageSource = Literal["provider", "estimate", "none"]
 CANONICAL_CHARS = 36
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallAsk:
+class CallAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One model call that wants to begin.
 
     ``call_id`` is a UUID that we made, never a client's. ``tokens`` is an estimate of prompt and answer, ``cost_nano``
@@ -47,11 +47,10 @@ class CallAsk:
     def __post_init__(self) -> None:
         """Bring the id into the form that the ledger has it in. Raises ``ValueError`` for one that is no UUID."""
         if len(self.call_id) != CANONICAL_CHARS:
-            object.__setattr__(self, "call_id", str(UUID(self.call_id)))
+            msgspec.structs.force_setattr(self, "call_id", str(UUID(self.call_id)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallDone:
+class CallDone(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How an admitted call ended, whatever way it did. ``cost_nano`` is what is charged, 0 when nothing was sent.
 
     ``usage_source`` ``estimate`` or ``none``: the provider did not say what was used; a 0 that it said is a 0.
@@ -74,8 +73,7 @@ class CallDone:
     cache: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallRefused:
+class CallRefused(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call that never began. It is kept among the errors; nobody is charged for it."""
 
     call_id: str
@@ -92,9 +90,9 @@ class CallRefused:
     model: str | None = None
     team_id: str | None = None
     user_id: str | None = None
-    decision: Mapping[str, Any] = field(default_factory=dict)
+    decision: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Bring the id into the form that the ledger has it in. Raises ``ValueError`` for one that is no UUID."""
         if len(self.call_id) != CANONICAL_CHARS:
-            object.__setattr__(self, "call_id", str(UUID(self.call_id)))
+            msgspec.structs.force_setattr(self, "call_id", str(UUID(self.call_id)))

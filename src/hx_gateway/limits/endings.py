@@ -60,8 +60,7 @@ class Endings:
             await queue.emptied()
 
     def end(self, admission: Admission, done: CallDone) -> None:
-        """End an admitted call."""
-        self._journal.done(admission, done)
+        """Give back what an admitted call held, once its end is written down."""
         if admission.in_ledger and admission.doubtful:
             self._releasing.put(admission.call_id)
         settlement = admission.settlement(done.cost_nano, done.prompt_tokens + done.completion_tokens)

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
@@ -77,7 +79,7 @@ class CallJournal:
             cache=done.cache,
             settled_by=DONE,
             route=admission.call.route,
-            decision=admission.decision,
+            decision=_as_json(admission.decision),
         )
         self._must_write(encode(record))
 
@@ -100,7 +102,7 @@ class CallJournal:
                     message=message,
                     at_us=self._now_us(),
                     route=call.route,
-                    decision=decision,
+                    decision=_as_json(decision),
                 )
             )
         )
@@ -123,7 +125,7 @@ class CallJournal:
             at_us=self._now_us(),
             route=refused.route,
             ending=refused.ending,
-            decision=dict(refused.decision),
+            decision=_as_json(refused.decision),
         )
         try:
             self._write(encode(record))
@@ -215,3 +217,6 @@ class CallJournal:
 def lapsed_windows(lapsed: Sequence[Lapsed]) -> list[str]:
     """Return the windows that lapsed calls are charged to, each once."""
     return list(dict.fromkeys(window for call in lapsed for window in call.windows))
+
+
+_as_json = msgspec.json.Encoder().encode

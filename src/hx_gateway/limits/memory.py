@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.epochs import unix_us
@@ -17,6 +19,8 @@ from hx_gateway.limits.verdicts import Refusal, lease_us, request_take, scope_na
 MARK_US = 3600 * SECOND_US
 # Rates, slots and marks of a tenant, and tenants, are looked through when there are this many, and twice as many then.
 PRUNE_SIZE = 2_000
+# Further than any lease.
+NEVER_US = 2**63
 
 
 class Mark(NamedTuple):
@@ -26,10 +30,33 @@ class Mark(NamedTuple):
     expires_us: int
 
 
+class _Slots(dict[str, int]):
+    """Leases by call, in microseconds since 1970; none runs out before ``earliest``."""
+
+    __slots__ = ("earliest",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.earliest = NEVER_US
+
+    def take(self, call_id: str, expires_us: int) -> None:
+        """Give a call a slot until then."""
+        self[call_id] = expires_us
+        self.earliest = min(self.earliest, expires_us)
+
+    def clear_old(self, now_us: int) -> None:
+        """Forget leases that ran out; looked through only when one may have."""
+        if now_us < self.earliest:
+            return
+        for call_id in [call_id for call_id, expires_us in self.items() if expires_us <= now_us]:
+            del self[call_id]
+        self.earliest = min(self.values(), default=NEVER_US)
+
+
 @dataclass(slots=True)
 class _Tenant:
     rates: dict[str, int] = field(default_factory=dict)
-    slots: dict[str, dict[str, int]] = field(default_factory=dict)
+    slots: dict[str, _Slots] = field(default_factory=dict)
     marks: dict[str, Mark] = field(default_factory=dict)
     money: TenantMoney | None = None
     prune_at: int = PRUNE_SIZE
@@ -51,13 +78,19 @@ class _Tenant:
             self.look(scope, now_us)
         self.prune_at = max(PRUNE_SIZE, 2 * (len(self.rates) + len(self.slots) + len(self.marks)))
 
+    def hold(self, scope: str, call_id: str, expires_us: int) -> None:
+        """Give a call a slot of a scope until then."""
+        leases = self.slots.get(scope)
+        if leases is None:
+            leases = self.slots[scope] = _Slots()
+        leases.take(call_id, expires_us)
+
     def look(self, scope: str, now_us: int) -> int:
         """Return how many slots of a scope are taken; those whose lease ran out are not any more."""
         leases = self.slots.get(scope)
         if leases is None:
             return 0
-        for call_id in [call_id for call_id, expires_us in leases.items() if expires_us <= now_us]:
-            del leases[call_id]
+        leases.clear_old(now_us)
         if not leases:
             del self.slots[scope]
         return len(leases)
@@ -98,7 +131,7 @@ class MemoryCounterStore:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
         now = self._now_us()
         tenant = self._tenant(ask.tenant_id, now)
-        ask = replace(ask, limits=())
+        ask = msgspec.structs.replace(ask, limits=())
         if not ask.charges:
             return self._verdict(tenant, ask, now)
         money = tenant.in_epoch(ask.epoch)
@@ -145,7 +178,7 @@ class MemoryCounterStore:
                 tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
             for scope in ask.limits:
                 if scope.parallel is not None:
-                    tenant.slots.setdefault(scope_name(scope), {})[ask.call_id] = expires
+                    tenant.hold(scope_name(scope), ask.call_id, expires)
 
     async def lapse(self, tenant_id: str) -> Sequence[Lapsed]:
         """Post reservations whose lease ran out at their estimate and return them, some hundred at most."""
@@ -243,7 +276,7 @@ class MemoryCounterStore:
                 if take is not None:
                     tenant.rates[key] = gcra.taken(tenant.rates.get(key, 0), now, take)
             if scope.parallel is not None:
-                tenant.slots.setdefault(name, {})[ask.call_id] = expires
+                tenant.hold(name, ask.call_id, expires)
         if ask.charges and tenant.money is not None:
             tenant.money.reserve(ask.call_id, ask.cost_nano, tuple(charge.key for charge in ask.charges), expires)
         elif ask.limits:

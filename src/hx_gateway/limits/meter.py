@@ -28,6 +28,7 @@ from hx_gateway.limits.durable import DurableLedger, EpochState
 from hx_gateway.limits.endings import Endings
 from hx_gateway.limits.journaling import CallJournal
 from hx_gateway.limits.model import Ask, CounterStore, Outcome, Verdict
+from hx_gateway.limits.netting import is_error
 from hx_gateway.limits.opening import WindowOpening
 from hx_gateway.limits.refusals import decision_in, refusal_of
 from hx_gateway.limits.reserving import Reserving
@@ -42,9 +43,15 @@ MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterOptions:
-    """Seconds: how long a lease is, and how often what is done. ``shadow`` refuses nothing and logs what it would."""
+    """Seconds: how long a lease is, and how often what is done. ``shadow`` refuses nothing and logs what it would.
+
+    ``record_all``: whether calls that no budget is charged for are written down; without it only those of them that
+    went wrong are, if ``record_errors``.
+    """
 
     mode: Mode = "enforce"
+    record_all: bool = True
+    record_errors: bool = True
     lease: float = 60.0
     renew: float = 20.0
     lapse: float = 15.0
@@ -59,8 +66,9 @@ class Meter:
 
     ``shared`` counts for all workers, and ``local`` this one's share of rates while that is away; without it
     ``process`` counts everything. ``append`` writes a payload to the journal of calls, ``drained`` returns whether all
-    that was written before is applied. ``on_soft`` is called with a budget, the name of its window and what is spent or
-    reserved there, once a worker and window; ``on_drift`` with a budget's id and by how much it is counted too high.
+    that was written before is applied. ``on_soft`` is called with the tenant, a budget, the name of its window and what
+    is spent or reserved there, once a worker and window; ``on_drift`` with a budget's id and by how much it is counted
+    too high.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class Meter:
         drained: Callable[[], Awaitable[bool]] | None = None,
         clock: Clock | None = None,
         options: MeterOptions | None = None,
-        on_soft: Callable[[Budget, str, int], None] | None = None,
+        on_soft: Callable[[str, Budget, str, int], None] | None = None,
         on_drift: Callable[[str, int], None] | None = None,
     ) -> None:
         local = local or process
@@ -210,7 +218,8 @@ class Meter:
 
     def sent(self, admission: Admission, deployment: str, provider: str) -> None:
         """Write that the call is about to go to ``deployment``. Raises ``JournalRefused``: then it is not on record."""
-        self.journal.sent(admission, deployment, provider)
+        if admission.charges or self._options.record_all:
+            self.journal.sent(admission, deployment, provider)
 
     async def raise_to(self, admission: Admission, cost_nano: int) -> None:
         """Reserve up to ``cost_nano`` for a dearer candidate. Raises as :meth:`admit`; what was reserved stays so."""
@@ -228,6 +237,9 @@ class Meter:
             self._reconciling.moved(admission.charge_keys)
             if admission.place is not Place.NOWHERE:
                 self.counts.overrun_nano += max(0, done.cost_nano - admission.reserved_nano)
+        wrong = self._options.record_errors and is_error(done.status, done.ending)
+        if admission.charges or self._options.record_all or wrong:
+            self.journal.done(admission, done)
         self._endings.end(admission, done)
 
     def refuse(self, refused: CallRefused) -> None:
@@ -306,7 +318,7 @@ class Meter:
                 del self._told[next(iter(self._told))]
             self._told[(budget.id, charge.window)] = None
             if self._on_soft is not None:
-                self._on_soft(budget, charge.window, budget.limit_nano - left)
+                self._on_soft(admission.call.tenant_id, budget, charge.window, budget.limit_nano - left)
 
     def _mode(self, call: CallAsk) -> Mode:
         return "shadow" if call.shadow else self._options.mode

@@ -219,7 +219,7 @@ def spend_row(done: Done) -> dict[str, Any]:
         "tags": facts.tags,
         "admitted_at": moment(facts.admitted_us),
         "duration_ms": _duration(done),
-        "decision": done.decision,
+        "decision": msgspec.Raw(done.decision),
     }
 
 
@@ -238,7 +238,7 @@ def error_row(record: Done | Refused) -> dict[str, Any]:
         "requested_model": who.requested_model,
         "model": who.model,
         "status": _status(record.status),
-        "decision": record.decision,
+        "decision": msgspec.Raw(record.decision),
     }
     if isinstance(record, Refused):
         said = {"upstream": None, "code": record.code, "message": record.message, "ending": record.ending}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from itertools import groupby
 from typing import Any, TypeVar
+
+import msgspec
 
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
@@ -75,7 +76,7 @@ class RedisCounterStore:
         """
         arguments: list[Part] = [ask.call_id, ask.epoch, ask.cost_nano]
         _add_charges(arguments, ask)
-        return _verdict(replace(ask, limits=()), await self._run(RAISE, ask.tenant_id, arguments))
+        return _verdict(msgspec.structs.replace(ask, limits=()), await self._run(RAISE, ask.tenant_id, arguments))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that is not known (any more) is no error."""

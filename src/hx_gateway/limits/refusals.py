@@ -32,13 +32,12 @@ _PERIODS = {Period.DAY: "day", Period.WEEK: "week", Period.MONTH: "month"}
 class RateLimited(HXError):
     """Over a limit of requests, tokens or calls at once. ``retry-after`` and ``retry-after-ms`` say when it passes.
 
-    ``decision``, in all refusals: what was looked at, as in :func:`~hx_gateway.limits.admission.decision_of`.
+    ``explanation``, in all refusals: what was looked at, as in :func:`~hx_gateway.limits.admission.decision_of`.
     """
 
     status = 429
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
-    decision: Mapping[str, Any] = {}
 
 
 class QuotaExceeded(HXError):
@@ -47,7 +46,6 @@ class QuotaExceeded(HXError):
     status = 429
     code = "insufficient_quota"
     type = "insufficient_quota"
-    decision: Mapping[str, Any] = {}
 
     def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, headers=headers, should_retry=False)
@@ -57,7 +55,6 @@ class BudgetUnknown(Unavailable):
     """Nobody can say what is left of a budget right now, and what is not known is not spent."""
 
     code = "budget_unavailable"
-    decision: Mapping[str, Any] = {}
 
     def __init__(self, message: str = "", *, retry_after_seconds: int = 2) -> None:
         super().__init__(
@@ -81,13 +78,13 @@ def refusal_of(ask: Ask, verdict: Verdict, decision: Mapping[str, Any] | None = 
             error = _too_large(ask, verdict)
         case _:
             error = BudgetUnknown()
-    error.decision = decision or {}
+    error.explanation = decision or {}
     return error
 
 
 def decision_in(error: BaseException) -> dict[str, Any]:
     """Return what was looked at before a call was refused; nothing where nobody could look."""
-    return dict(error.decision) if isinstance(error, RateLimited | QuotaExceeded | BudgetUnknown) else {}
+    return dict(error.explanation or {}) if isinstance(error, RateLimited | QuotaExceeded | BudgetUnknown) else {}
 
 
 def _over_rate(ask: Ask, verdict: Verdict) -> RateLimited:

@@ -56,6 +56,10 @@ _JOIN = f"""
 INSERT INTO {GATEWAY_SCHEMA}.ledger_members (stream_id, root_id, host, pid, epoch) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (stream_id) DO UPDATE SET epoch = greatest(ledger_members.epoch, EXCLUDED.epoch), seen_at = now()
 """
+_JOIN_ANEW = f"""
+INSERT INTO {GATEWAY_SCHEMA}.ledger_members (stream_id, root_id, host, pid, epoch) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (stream_id) DO UPDATE SET seen_at = now() RETURNING epoch
+"""
 _TURN = f"""
 UPDATE {GATEWAY_SCHEMA}.ledger_epoch SET epoch = epoch + 1, authority = $2, changed_at = now() WHERE epoch = $1
 """
@@ -161,9 +165,10 @@ class PostgresLedger:
         async with self._transaction() as connection:
             await connection.execute(_BEGIN_FIRST, self._authority)
             epoch = await connection.fetchval(_CURRENT)
-            await self._register(connection, stream_id, epoch)
+            # A member that is there already acknowledges for itself: its journal may hold what is not drained.
+            joined = await connection.fetchval(_JOIN_ANEW, *self._member(stream_id, epoch))
             state = await self._read_state(connection)
-        self._stream, self._acknowledged = stream_id, epoch
+        self._stream, self._acknowledged = stream_id, joined
         return state
 
     async def leave(self, stream_id: UUID) -> None:
@@ -202,7 +207,10 @@ class PostgresLedger:
             return bool(await connection.fetchval(_TOUCH, tenant_id, epoch))
 
     async def _register(self, connection: Any, stream_id: UUID, epoch: int) -> None:
-        await connection.execute(_JOIN, stream_id, self._root.id, self._host, os.getpid(), epoch)
+        await connection.execute(_JOIN, *self._member(stream_id, epoch))
+
+    def _member(self, stream_id: UUID, epoch: int) -> tuple[object, ...]:
+        return stream_id, self._root.id, self._host, os.getpid(), epoch
 
     async def _read_state(self, connection: Any) -> EpochState:
         row = await connection.fetchrow(_STATE, self._root.id, self._patience())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.kit.clock import Clock
@@ -141,7 +143,7 @@ class Reserving:
             if verdict.outcome is Outcome.STALE and not doubt.lost:
                 raise TermOver
             if counted is not None:
-                verdict = replace(verdict, requests=counted.requests, tokens=counted.tokens)
+                verdict = msgspec.structs.replace(verdict, requests=counted.requests, tokens=counted.tokens)
             admission = self._judge(call, ask, verdict, term, place=Place.LOCAL, mode=mode)
             if not heard and charges_for(budgets, from_unix_us(verdict.now_us)) != charges:
                 # This machine's clock is off, and nobody had said so before.
@@ -188,7 +190,7 @@ class Reserving:
             asked_at = self._clock.monotonic()
             before, doubt.lost = doubt.lost, True
             try:
-                verdict = await ask_it(replace(ask, again=True) if again else ask)
+                verdict = await ask_it(msgspec.structs.replace(ask, again=True) if again else ask)
             except DependencyError:
                 self._counts.lost_answers += 1
                 continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from hx_gateway.limits.memory import MemoryCounterStore
 from hx_gateway.limits.model import Ask, Settlement, Verdict
@@ -23,7 +24,7 @@ class LocalShares:
     async def admit(self, ask: Ask) -> Verdict:
         """Take this process's share of what ``ask`` wants, or nothing."""
         self._divide()
-        return await self._store.admit(replace(ask, charges=()) if ask.charges else ask)
+        return await self._store.admit(_without_money(ask))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that was admitted elsewhere is no error."""
@@ -32,7 +33,11 @@ class LocalShares:
 
     async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None:
         """Give the leases of calls that were admitted here ``lease_seconds`` from now."""
-        await self._store.renew(tenant_id, [replace(ask, charges=()) if ask.charges else ask for ask in asks])
+        await self._store.renew(tenant_id, [_without_money(ask) for ask in asks])
 
     def _divide(self) -> None:
         self._store.share = max(1, self._instances())
+
+
+def _without_money(ask: Ask) -> Ask:
+    return msgspec.structs.replace(ask, charges=()) if ask.charges else ask

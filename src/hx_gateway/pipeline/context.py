@@ -87,9 +87,10 @@ class Context:
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
     ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
     ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``, ``call_state``,
-    ``output_estimate``, ``admission``, ``cost_nano`` (Execution). ``translation`` names the change of wire format,
-    where there was one; ``output_estimate`` is about how many tokens came, for answers without a usage; ``cost_nano``
-    is what the call cost, where its price is known. ``error`` is what was answered with, ``status`` what went out.
+    ``output_estimate``, ``call_id``, ``admission``, ``cost_nano`` (Execution). ``translation`` names the change of wire
+    format, where there was one; ``output_estimate`` is about how many tokens came, for answers without a usage;
+    ``cost_nano`` is what the call cost, where its price is known. ``error`` is what was answered with, ``status`` what
+    went out.
     """
 
     request_id: str
@@ -114,6 +115,7 @@ class Context:
     translation: str | None = None
     call_state: CallState = CallState.NOT_SENT
     output_estimate: int = 0
+    call_id: str | None = None
     admission: Admission | None = None
     cost_nano: int | None = None
     error: HXError | None = None

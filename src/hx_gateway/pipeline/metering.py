@@ -108,7 +108,7 @@ class CallMetering:
         size = _size(call, deployment)
         cost = 0
         if allowance is not None and allowance.budgets_for(call.model):
-            if prices is None:
+            if prices is None and not self._options.shadow:
                 raise _unpriced(call.model)
             call = self._capped(ctx, call)
             bound = upper_bound(
@@ -118,7 +118,7 @@ class CallMetering:
                 images=size.images,
                 tokens_per_image=size.tokens_per_image,
             )
-            cost = cost_nano(prices.bound, bound.input_tokens, bound.output_tokens)
+            cost = cost_nano(prices.bound, bound.input_tokens, bound.output_tokens) if prices is not None else 0
         ask = self._ask(ctx, principal, call, size.expected_tokens, cost, prices)
         self._take(ctx, await self.meter.admit(ask))
         ctx.after(_Settling(self.meter, ctx, prices, size))
@@ -135,7 +135,7 @@ class CallMetering:
         if allowance is None or not allowance.limits:
             return
         ask = CallAsk(
-            call_id=self._new_id(),
+            call_id=self._id_for(ctx),
             request_id=ctx.request_id,
             tenant_id=principal.tenant_id,
             key_id=principal.key_id,
@@ -178,7 +178,7 @@ class CallMetering:
             return
         self._meter.refuse(
             CallRefused(
-                call_id=self._new_id(),
+                call_id=event.call_id or self._new_id(),
                 request_id=event.request_id,
                 tenant_id=event.tenant_id,
                 key_id=event.key_id,
@@ -221,7 +221,7 @@ class CallMetering:
     ) -> CallAsk:
         price = prices.bound if prices is not None else None
         return CallAsk(
-            call_id=self._new_id(),
+            call_id=self._id_for(ctx),
             request_id=ctx.request_id,
             tenant_id=principal.tenant_id,
             key_id=principal.key_id,
@@ -242,6 +242,10 @@ class CallMetering:
             output_pico=price.output_pico if price is not None else None,
             shadow=self._options.shadow,
         )
+
+    def _id_for(self, ctx: Context) -> str:
+        ctx.call_id = self._new_id()
+        return ctx.call_id
 
     def _new_id(self) -> str:
         upper, lower = self._ids.next(self._now_ms())
@@ -325,7 +329,7 @@ class RefusalRecorder:
 
     def emit(self, event: RequestFinished) -> None:
         """Record a refusal."""
-        if event.model_call and event.call_id is None:
+        if event.model_call and not event.admitted:
             self._metering.refuse(event)
 
 

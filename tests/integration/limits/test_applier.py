@@ -151,7 +151,7 @@ async def test_without_logs_there_are_rows_of_charged_calls_only_and_no_errors(
     await apply(connection, [*whole_call(new_call()), failed, refused(new_call())], options)
     assert await rows(connection, SPENT) == [(40, "done", 200)]
     assert await rows(connection, ERRORS) == []
-    assert await rows(connection, DAYS) == [(2, 1, 6, 10, 40)]
+    assert await rows(connection, DAYS) == [(1, 0, 3, 5, 40)]
 
 
 async def test_what_no_text_or_number_of_the_database_holds_keeps_no_cost_out(
@@ -159,7 +159,9 @@ async def test_what_no_text_or_number_of_the_database_holds_keeps_no_cost_out(
 ) -> None:
     facts = new_call(requested_model="a\0b", model="m\0", tags=("t\0",))
     twin = new_call(model="m\ufffd")
-    awkward = done(facts, 40, prompt_tokens=2**62, completion_tokens=-5, duration_ms=float("nan"), decision={"a": "\0"})
+    awkward = done(
+        facts, 40, prompt_tokens=2**62, completion_tokens=-5, duration_ms=float("nan"), decision=b'{"a": "\\u0000"}'
+    )
     await apply(connection, [awkward, done(twin, 2, duration_ms=float("inf"))])
     assert await rows(connection, "SELECT model, cost_nano FROM hx_gateway.spend_daily") == [("m\ufffd", 42)]
     await assert_sums_agree(connection)

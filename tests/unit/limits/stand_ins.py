@@ -201,7 +201,7 @@ class Bench:
             drained=self._drained,
             clock=self.clock,
             options=MeterOptions(authority=AuthorityOptions(patience=0.2), **options),
-            on_soft=lambda budget, window, spent: self.soft.append((budget.id, window, spent)),
+            on_soft=lambda _tenant, budget, window, spent: self.soft.append((budget.id, window, spent)),
             on_drift=lambda budget, nano: self.drifts.append((budget, nano)),
         )
 

@@ -64,7 +64,8 @@ async def test_rates_are_refused_with_the_time_to_wait(bench: Bench) -> None:
     with pytest.raises(RateLimited) as caught:
         await meter.admit(call(3, LIMITED))
     assert (caught.value.headers["retry-after"], caught.value.headers["retry-after-ms"]) == ("1", "1000")
-    assert caught.value.decision["refused"]["by"] == "requests"
+    assert caught.value.explanation is not None
+    assert caught.value.explanation["refused"]["by"] == "requests"
     assert meter.counts.refused == {"requests": 1}
 
 

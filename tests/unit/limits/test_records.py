@@ -26,7 +26,7 @@ FACTS = CallFacts(
 RECORDS: list[CallRecord] = [
     Intent(CALL, STREAM, "acme", 100, ("bg-1:total",), 5),
     Sent(FACTS, "deployment", "openai"),
-    Done(FACTS, 200, "complete", 40, decision={"upstreams": ["a", "b"]}),
+    Done(FACTS, 200, "complete", 40, decision=b'{"upstreams": ["a", "b"]}'),
     Refused(CALL, "req-1", "acme", "key", None, None, "chat", "alias", None, 429, "insufficient_quota", "No.", 5),
 ]
 
@@ -52,7 +52,7 @@ def test_a_record_of_an_older_version_gets_the_defaults_of_fields_that_came_late
     array = msgspec.msgpack.decode(encode(RECORDS[2]))
     older = decode(msgspec.msgpack.encode(array[:5]))
     assert isinstance(older, Done)
-    assert (older.cost_nano, older.settled_by, older.decision) == (40, "done", {})
+    assert (older.cost_nano, older.settled_by, older.decision) == (40, "done", b"{}")
 
 
 def test_a_record_of_a_newer_version_is_read_without_what_is_not_known_yet() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from hx_gateway.allowances import Period, Rate, ScopeKind, ScopeLimits
@@ -56,7 +57,7 @@ def test_too_many_at_once_are_told_to_wait_for_one() -> None:
 
 
 def test_a_call_that_never_fits_is_not_tried_again() -> None:
-    error = refusal_of(replace(ASK, tokens=5_000), verdict(Outcome.TOO_LARGE))
+    error = refusal_of(msgspec.structs.replace(ASK, tokens=5_000), verdict(Outcome.TOO_LARGE))
     assert isinstance(error, RateLimited)
     assert (error.code, error.should_retry) == ("rate_limit_exceeded", False)
     assert "retry-after" not in error.headers
@@ -64,7 +65,7 @@ def test_a_call_that_never_fits_is_not_tried_again() -> None:
 
 
 def test_a_budget_says_what_is_left_and_when_it_begins_again() -> None:
-    ask = replace(ASK, charges=(Charge(replace(BUDGET, limit_nano=10_000_000_000), "2026-11"),))
+    ask = msgspec.structs.replace(ASK, charges=(Charge(replace(BUDGET, limit_nano=10_000_000_000), "2026-11"),))
     error = refusal_of(ask, verdict(Outcome.BUDGET, left=200_000_000))
     assert isinstance(error, QuotaExceeded)
     assert (error.status, error.code, error.type, error.should_retry) == (
@@ -80,7 +81,7 @@ def test_a_budget_says_what_is_left_and_when_it_begins_again() -> None:
 
 
 def test_a_budget_for_all_time_does_not_begin_again() -> None:
-    ask = replace(ASK, charges=(Charge(replace(BUDGET, period=Period.TOTAL), "total"),))
+    ask = msgspec.structs.replace(ASK, charges=(Charge(replace(BUDGET, period=Period.TOTAL), "total"),))
     assert "in all" in refusal_of(ask, verdict(Outcome.BUDGET)).message
     assert "does not reset" in refusal_of(ask, verdict(Outcome.BUDGET)).message
 
