@@ -503,6 +503,8 @@ def _sentence(error: object) -> str:
         "otlp_headers",
         "budget_webhook_secret",
     )
+    # An address may hold a credential.
+    secret = secret or "@" in str(error["input"])
     shown = "" if secret else f" is {error['input']!r}:"
     return f"{variable}{shown} {reason}."
 

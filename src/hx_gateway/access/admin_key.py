@@ -9,11 +9,13 @@ import secrets
 from pathlib import Path
 
 from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Role, Scope
+from hx_gateway.access.private_files import read_private
 
 ADMIN_PRINCIPAL = Principal(
     key_id=KeyId("admin"), tenant_id=DEFAULT_TENANT, scopes=frozenset(Scope), role=Role.PLATFORM_ADMIN
 )
 ADMIN_KEY_FILE = "admin.key"
+MAX_FILE_BYTES = 4096
 
 
 class AdminKeyAuthenticator:
@@ -32,7 +34,7 @@ def load_or_create_admin_key(data_dir: Path) -> tuple[str, bool]:
     """Return the key kept in ``data_dir`` and whether it was made just now.
 
     The file has mode 0600 and appears whole or not at all; of two processes that start at once, one makes the key
-    and both use it.
+    and both use it. Raises ``OSError`` for a file that is open to others, ``ValueError`` for one that is no text.
     """
     path = data_dir / ADMIN_KEY_FILE
     if existing := _read(path):
@@ -55,6 +57,6 @@ def load_or_create_admin_key(data_dir: Path) -> tuple[str, bool]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="ascii").strip() or None
+        return read_private(path, MAX_FILE_BYTES).decode("ascii").strip() or None
     except FileNotFoundError:
         return None

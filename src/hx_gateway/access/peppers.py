@@ -8,11 +8,12 @@ import itertools
 import os
 import re
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+
+from hx_gateway.access.private_files import RULE, read_private
 
 PEPPER_FILE = "peppers.json"
 MIN_PEPPER_BYTES = 32
@@ -24,7 +25,6 @@ _WELL_KNOWN = re.compile(
     rb"change[-_]?me|secret|password|pepper|example|default|sk-1234|12345678|abcdefgh|your-|replace|insecure",
     re.IGNORECASE,
 )
-_OTHERS_MAY = stat.S_IRWXO | stat.S_IWGRP
 
 
 class PepperError(ValueError):
@@ -164,14 +164,9 @@ def _peppers_of(kept: _PepperFile) -> Peppers:
 
 def _read(path: Path) -> _PepperFile:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        text = read_private(path, _MAX_FILE_BYTES)
     except OSError as error:
-        raise PepperError(f"cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode) or mode & _OTHERS_MAY:
-            raise PepperError("must be a plain file that only its owner may write and others may not read (chmod 600)")
-        text = file.read(_MAX_FILE_BYTES)
+        raise PepperError(error.strerror if error.strerror == RULE else f"cannot be read: {error.strerror}") from None
     try:
         return msgspec.json.decode(text, type=_PepperFile)
     except (msgspec.DecodeError, UnicodeDecodeError):

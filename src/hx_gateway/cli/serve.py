@@ -20,6 +20,7 @@ from hx_gateway.cli.workers import serve_with_workers
 from hx_gateway.errors import HXError
 from hx_gateway.gateway.model_config import ModelConfigError
 from hx_gateway.log import configure_logging
+from hx_gateway.services.dsn import place_of
 from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.upstream.base import UpstreamKind
 from hx_gateway.settings import Settings, SettingsError
@@ -109,7 +110,7 @@ def _announce(app: GatewayApp, settings: Settings, installation: Installation, l
     demo = [name for name in app.models.names() if _is_demo(app, name)]
     others = [name for name in app.models.names() if name not in demo]
     if settings.litellm_base_url:
-        _say(f"  upstream   {settings.litellm_base_url}")
+        _say(f"  upstream   {place_of(settings.litellm_base_url)}")
     if others:
         _say(f"  models     {', '.join(others[:8])}{' …' if len(others) > 8 else ''}")
     if demo:

@@ -66,7 +66,10 @@ def open_installation(loaded: LoadedSettings, environ: Mapping[str, str] = os.en
         fail(f"cannot write to the data directory {str(data_dir)!r}: {error.strerror}. Set HX_DATA_DIR to another one.")
     is_new = False
     if settings.admin_key is None:
-        key, is_new = load_or_create_admin_key(data_dir)
+        try:
+            key, is_new = load_or_create_admin_key(data_dir)
+        except OSError as error:
+            fail(f"{str(data_dir / 'admin.key')!r} {error.strerror}.")
         try:
             check_admin_key(key)
         except ValueError as error:

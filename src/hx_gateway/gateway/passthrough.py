@@ -113,6 +113,11 @@ class Passthrough:
         """Answer with what the upstream answers. Raises ``NotFound`` without one, ``Forbidden`` for management."""
         if self._base_url is None:
             raise NotFound(f"There is nothing at {ctx.path[:256]!r}.", code="unknown_path")
+        if ctx.principal is not None and ctx.principal.models:
+            raise Forbidden(
+                f"Nobody looks for a model in {ctx.path[:256]!r}, and this key is for some models only.",
+                code="unmetered_route",
+            )
         allowance = ctx.principal.allowance if ctx.principal is not None else None
         if allowance is not None and allowance.has_budget:
             raise Forbidden(

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from hx_gateway import __version__
 from hx_gateway.errors import HXError, InvalidRequest, MethodNotAllowed, NotFound
 from hx_gateway.http.health import HealthSources, router
+from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.pipeline.routes import ANYONE, PARAMETER, BodyRule, Handler, RouteSpec, Who
 
 TITLE = "HX Gateway"
@@ -50,10 +51,15 @@ def api_routes(handler: Handler) -> list[RouteSpec]:
             methods=ANY_METHOD,
             path="/{path}",
             policy=ANYONE,
-            handler=handler,
+            handler=_nothing_here,
             body=BodyRule.STREAM,
         ),
     ]
+
+
+async def _nothing_here(_ctx: Context) -> Reply:
+    # Not asked of the application: what it has and the table has not would have no policy.
+    raise NotFound("There is nothing at this path.", code="unknown_path")
 
 
 def openapi_document(api: FastAPI, routes: Iterable[RouteSpec]) -> dict[str, Any]:

@@ -259,7 +259,8 @@ class Journal:
             )
             return
         with suppress(OSError):
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.mkdir(exist_ok=True, mode=0o700)
         self._pressed = self.space.refresh() is not Pressure.OK
         self.space.keep_ballast()
 

@@ -31,7 +31,9 @@ class StreamFolder:
         """Make a stream of our own. Raises ``OSError``."""
         stream = uuid4()
         path = root / str(stream)
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Parents that are made on the way get the mode of the process, whatever is said here.
+        root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.mkdir(exist_ok=True, mode=0o700)
         # Made under another name: nobody may adopt it before it is locked.
         draft = root / f".{stream}"
         draft.mkdir(mode=0o700)

@@ -42,12 +42,14 @@ class JournalRoot:
 
 def _read_or_make(root: Path) -> str:
     """Return the root's id: the one that whoever came first wrote down whole."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.mkdir(exist_ok=True, mode=0o700)
     path = root / ROOT_FILE
     with suppress(FileNotFoundError, ValueError):
         return str(UUID(path.read_text().strip()))
     draft = root / f".{ROOT_FILE}-{uuid4()}"
-    draft.write_text(f"{uuid4()}\n")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{uuid4()}\n")
     try:
         with suppress(FileExistsError):
             os.link(draft, path)

@@ -112,8 +112,9 @@ class RouteSpec:
             raise RouteError(f"route {self.name!r} decodes a body that it does not take")
 
 
-# Targets whose meaning differs between servers: empty and dot segments, encoded slashes, parameters, back-slashes.
-_AMBIGUOUS = re.compile(rb"//|/\.{1,2}(?:/|$)|%2e|%5c|%00|[\\;]|%3b", re.IGNORECASE)
+# Targets whose meaning differs between servers: empty and dot segments, encoded slashes and control characters,
+# parameters, back-slashes.
+_AMBIGUOUS = re.compile(rb"//|/\.{1,2}(?:/|$)|%2e|%5c|%[01][0-9a-f]|%7f|[\\;]|%3b", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 SLASH_IN_PARAMETER = b"/v1/models/"
 PARAMETER = re.compile(r"\{(\w+)\}$")

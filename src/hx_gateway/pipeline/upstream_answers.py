@@ -109,9 +109,12 @@ class UpstreamRefusal(HXError):
 
 
 def redact(body: bytes, deployment: Deployment) -> bytes:
-    """Return ``body`` without the deployment's credential, should the upstream have repeated it."""
-    key = (deployment.api_key or "").encode()
-    return body.replace(key, REDACTED) if key else body
+    """Return ``body`` without the deployment's credentials, as they are and as JSON has them, should it repeat them."""
+    for secret in (deployment.api_key, *deployment.headers.values()):
+        if secret:
+            for form in {secret.encode(), msgspec.json.encode(secret)[1:-1]}:
+                body = body.replace(form, REDACTED)
+    return body
 
 
 def _is_openai_error(body: bytes) -> bool:
