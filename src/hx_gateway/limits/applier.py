@@ -154,7 +154,7 @@ async def apply_effect(connection: Any, effect: BatchEffect, options: LogOptions
     calls = [*effect.ended, *(hold.call_id for hold in effect.holds)]
     if not calls:
         return
-    await _lock_windows(connection, effect, calls)
+    await _lock_windows(connection, effect)
     reserved = await _reserve(connection, effect, calls)
     postings, counted = await _spend(connection, effect.spends, options)
     await _note_errors(connection, [*effect.refusals, *counted], options)
@@ -179,10 +179,14 @@ async def lock_windows(connection: Any, windows: Mapping[str, str]) -> dict[str,
     }
 
 
-async def _lock_windows(connection: Any, effect: BatchEffect, calls: Sequence[str]) -> None:
-    # A refusal does not say what was reserved for it. Those windows are there already, and no call's charges change.
-    held = {key: "" for row in await connection.fetch(_CHARGES, calls) for key in row["charges"]}
-    await lock_windows(connection, {**held, **effect.windows})
+async def _lock_windows(connection: Any, effect: BatchEffect) -> None:
+    windows = effect.windows
+    if effect.refusals:
+        # A refusal does not say what was reserved for it. Those windows are there, and no call's charges change.
+        refused = [refusal.call_id for refusal in effect.refusals]
+        held = {key: "" for row in await connection.fetch(_CHARGES, refused) for key in row["charges"]}
+        windows = {**held, **windows}
+    await lock_windows(connection, windows)
 
 
 async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -> dict[str, int]:

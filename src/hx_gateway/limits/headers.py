@@ -5,7 +5,7 @@ https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from hx_gateway.allowances import Rate, ScopeLimits
 from hx_gateway.limits.model import RateState, Verdict
@@ -22,15 +22,18 @@ def rate_headers(limits: Sequence[ScopeLimits], verdict: Verdict) -> dict[str, s
     ``remaining`` is what could be used at once; ``limit`` is what a minute allows.
     """
     headers: dict[str, str] = {}
-    requests = zip((scope.requests for scope in limits), verdict.requests, strict=False)
-    tokens = zip((scope.tokens for scope in limits), verdict.tokens, strict=False)
-    for name, states in (("requests", requests), ("tokens", tokens)):
-        tightest = _tightest(states)
-        if tightest is not None:
-            rate, state = tightest
-            headers[f"x-ratelimit-limit-{name}"] = str(rate.per_minute)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, state.left))
-            headers[f"x-ratelimit-reset-{name}"] = duration_text(state.full_in_us)
+    tightest = _tightest([scope.requests for scope in limits], verdict.requests)
+    if tightest is not None:
+        rate, state = tightest
+        headers["x-ratelimit-limit-requests"] = str(rate.per_minute)
+        headers["x-ratelimit-remaining-requests"] = str(max(0, state.left))
+        headers["x-ratelimit-reset-requests"] = duration_text(state.full_in_us)
+    tightest = _tightest([scope.tokens for scope in limits], verdict.tokens)
+    if tightest is not None:
+        rate, state = tightest
+        headers["x-ratelimit-limit-tokens"] = str(rate.per_minute)
+        headers["x-ratelimit-remaining-tokens"] = str(max(0, state.left))
+        headers["x-ratelimit-reset-tokens"] = duration_text(state.full_in_us)
     return headers
 
 
@@ -47,6 +50,12 @@ def duration_text(microseconds: int) -> str:
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _tightest(states: Iterable[tuple[Rate | None, RateState | None]]) -> tuple[Rate, RateState] | None:
-    known = [(rate, state) for rate, state in states if rate is not None and state is not None]
-    return min(known, key=lambda pair: (pair[1].left, -pair[1].full_in_us), default=None)
+def _tightest(rates: Sequence[Rate | None], states: Sequence[RateState | None]) -> tuple[Rate, RateState] | None:
+    """Return the bucket with the least left; of several, the one that takes longest to be full again."""
+    found: tuple[Rate, RateState] | None = None
+    for rate, state in zip(rates, states, strict=False):
+        if rate is None or state is None:
+            continue
+        if found is None or (state.left, -state.full_in_us) < (found[1].left, -found[1].full_in_us):
+            found = (rate, state)
+    return found

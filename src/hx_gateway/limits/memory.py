@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from hx_gateway.allowances import ScopeLimits
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits import gcra
@@ -28,6 +29,17 @@ class Mark(NamedTuple):
 
     refused: bool
     expires_us: int
+
+
+class _Wants(NamedTuple):
+    """What an ask wants of one scope: slots there are, what it takes of the buckets, and what those are called."""
+
+    name: str
+    slots: int | None
+    requests: gcra.Take | None
+    tokens: gcra.Take | None
+    request_key: str
+    token_key: str
 
 
 class _Slots(dict[str, int]):
@@ -121,10 +133,11 @@ class MemoryCounterStore:
         known = _known(tenant, ask, now)
         if known is not None:
             return known if known.outcome is not Outcome.ADMITTED else self._verdict(tenant, ask, now)
-        refusal = self._refusal(tenant, ask, now)
+        wants = [self._wants(scope, ask.tokens) for scope in ask.limits]
+        refusal = self._refusal(tenant, ask, wants, now)
         if refusal is not None:
             return self._verdict(tenant, ask, now, refusal)
-        self._take(tenant, ask, now)
+        self._take(tenant, ask, wants, now)
         return self._verdict(tenant, ask, now)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
@@ -230,55 +243,32 @@ class MemoryCounterStore:
                 del self._tenants[tenant_id]
         self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
 
-    def _refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
+    def _wants(self, scope: ScopeLimits, tokens: int) -> _Wants:
+        name, share = scope_name(scope), self.share
+        requests, spent = request_take(scope, share), token_take(scope, tokens, share)
+        return _Wants(name, slots_of(scope, share), requests, spent, "q:" + name, "k:" + name)
+
+    def _refusal(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Wants], now: int) -> Refusal | None:
         """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
         return (
-            self._slot_refusal(tenant, ask, now)
-            or self._request_refusal(tenant, ask, now)
-            or self._token_refusal(tenant, ask, now)
+            _slot_refusal(tenant, wants, now)
+            or _request_refusal(tenant, wants, now)
+            or _token_refusal(tenant, wants, now)
             or (None if tenant.money is None else _budget_refusal(tenant.money, ask, ask.cost_nano))
         )
 
-    def _slot_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
-        for place, scope in enumerate(ask.limits):
-            slots = slots_of(scope, self.share)
-            if slots is not None and (taken := tenant.look(scope_name(scope), now)) >= slots:
-                return Refusal(Outcome.PARALLEL, place, slots - taken)
-        return None
-
-    def _request_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
-        for place, scope in enumerate(ask.limits):
-            take = request_take(scope, self.share)
-            if take is not None and _short(tenant.rates.get(f"q:{scope_name(scope)}", 0), now, take):
-                return Refusal(Outcome.REQUESTS, place)
-        return None
-
-    def _token_refusal(self, tenant: _Tenant, ask: Ask, now: int) -> Refusal | None:
-        short = None
-        for place, scope in enumerate(ask.limits):
-            take = token_take(scope, ask.tokens, self.share)
-            if take is None:
-                continue
-            if take.too_large:
-                return Refusal(Outcome.TOO_LARGE, place)
-            if short is None and _short(tenant.rates.get(f"k:{scope_name(scope)}", 0), now, take):
-                short = Refusal(Outcome.TOKENS, place)
-        return short
-
-    def _take(self, tenant: _Tenant, ask: Ask, now: int) -> None:
+    def _take(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Wants], now: int) -> None:
         expires = now + lease_us(ask.lease_seconds)
-        for scope in ask.limits:
-            name = scope_name(scope)
-            for key, take in (
-                (f"q:{name}", request_take(scope, self.share)),
-                (f"k:{name}", token_take(scope, ask.tokens, self.share)),
-            ):
-                if take is not None:
-                    tenant.rates[key] = gcra.taken(tenant.rates.get(key, 0), now, take)
-            if scope.parallel is not None:
-                tenant.hold(name, ask.call_id, expires)
+        rates = tenant.rates
+        for want in wants:
+            if want.requests is not None:
+                rates[want.request_key] = gcra.taken(rates.get(want.request_key, 0), now, want.requests)
+            if want.tokens is not None:
+                rates[want.token_key] = gcra.taken(rates.get(want.token_key, 0), now, want.tokens)
+            if want.slots is not None:
+                tenant.hold(want.name, ask.call_id, expires)
         if ask.charges and tenant.money is not None:
-            tenant.money.reserve(ask.call_id, ask.cost_nano, tuple(charge.key for charge in ask.charges), expires)
+            tenant.money.reserve(ask.call_id, ask.cost_nano, tuple([charge.key for charge in ask.charges]), expires)
         elif ask.limits:
             tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
 
@@ -320,6 +310,32 @@ def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
         return Verdict(outcome=Outcome.STALE, now_us=now)
     cold = tuple(charge.key for charge in ask.charges if charge.key not in money.posted)
     return Verdict(outcome=Outcome.COLD, now_us=now, cold=cold) if cold else None
+
+
+def _slot_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
+    for place, want in enumerate(wants):
+        if want.slots is not None and (taken := tenant.look(want.name, now)) >= want.slots:
+            return Refusal(Outcome.PARALLEL, place, want.slots - taken)
+    return None
+
+
+def _request_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
+    for place, want in enumerate(wants):
+        if want.requests is not None and _short(tenant.rates.get(want.request_key, 0), now, want.requests):
+            return Refusal(Outcome.REQUESTS, place)
+    return None
+
+
+def _token_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
+    short = None
+    for place, want in enumerate(wants):
+        if want.tokens is None:
+            continue
+        if want.tokens.too_large:
+            return Refusal(Outcome.TOO_LARGE, place)
+        if short is None and _short(tenant.rates.get(want.token_key, 0), now, want.tokens):
+            short = Refusal(Outcome.TOKENS, place)
+    return short
 
 
 def _budget_refusal(money: TenantMoney, ask: Ask, amount: int) -> Refusal | None:

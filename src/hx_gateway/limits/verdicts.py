@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from hx_gateway.allowances import Rate, ScopeLimits
@@ -32,7 +33,12 @@ def lease_us(seconds: float) -> int:
 
 def request_take(scope: ScopeLimits, share: int = 1) -> gcra.Take | None:
     """Return what one request takes of a scope."""
-    return None if scope.requests is None else gcra.take_of(1, scope.requests, share)
+    return None if scope.requests is None else _one(scope.requests, share)
+
+
+@lru_cache(maxsize=4096)
+def _one(rate: Rate, share: int) -> gcra.Take:
+    return gcra.take_of(1, rate, share)
 
 
 def token_take(scope: ScopeLimits, tokens: int, share: int = 1) -> gcra.Take | None:

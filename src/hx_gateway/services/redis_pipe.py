@@ -213,12 +213,16 @@ class _Link(asyncio.Protocol):
         self._late: _Waiter | None = None
 
     def send(self, parts: tuple[Part, ...]) -> asyncio.Future[Any]:
-        """Write a command with the others of this turn of the loop; return the future of its reply."""
+        """Write a command, and return the future of its reply.
+
+        What comes in one turn of the loop goes out together; while replies are on their way the next ones gather until
+        they are there: a write to the socket costs as much as a command.
+        """
         future = self._loop.create_future()
         if self.lost:
             future.set_exception(DependencyError(DISPLAY_NAME, FailureKind.LOST))
             return future
-        if not self._unsent:
+        if not self.waiting:
             self._loop.call_soon(self._flush)
         self._unsent.append(_pack(parts))
         deadline = self._loop.time() + self._timeout
@@ -260,6 +264,8 @@ class _Link(asyncio.Protocol):
             self._replies.feed(data)
             while (reply := self._replies.gets()) is not _NOT_YET:
                 self._deliver(reply)
+            if self._unsent and len(self._unsent) == len(self.waiting):
+                self._flush()
         except hiredis.ProtocolError:
             self.fail(_not_understood())
 
