@@ -80,6 +80,7 @@ MATRIX: Mapping[str, str] = {
     "* /v1/vector_stores": THE_ADMIN,
     "* /v1/vector_stores/{rest}": THE_ADMIN,
     "GET /v1/audit": "401 401 401 200 403 403 200 200",
+    "GET /v1/audit/check": "401 401 401 200 403 403 200 200",
     "GET /v1/tenants": "401 401 401 200 403 403 200 200",
     "POST /v1/tenants": "401 401 401 403 403 403 403 201",
     "GET /v1/tenants/{tenant_id}": "401 401 401 404 403 403 200 200",

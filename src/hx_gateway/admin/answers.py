@@ -192,7 +192,7 @@ class KeyWithSecret(Key):
 
     model_config = _example(SECRET_EXAMPLE)
 
-    key: str | None = Field(None, description="The secret. `null` where a creation is replayed.")
+    key: str | None = Field(None, description="The secret. `null` where a creation is replayed or a key is taken over.")
 
 
 class Member(BaseModel):
@@ -234,6 +234,14 @@ class AuditEntry(BaseModel):
     after: dict[str, Any] | None = None
     request_id: str | None = None
     hash: str
+
+
+class AuditCheck(BaseModel):
+    """How many entries of a tenant's log follow from each other, and the first that does not (``null``: all do)."""
+
+    tenant_id: str
+    entries: int
+    broken_at: int | None
 
 
 class ListOf(BaseModel, Generic[T]):

@@ -50,7 +50,12 @@ def admin_routes(handler: Handler) -> list[RouteSpec]:
             _spec(f"{one}_delete", "DELETE", below, handler),
             _spec(f"{one}_action", "POST", below, handler),
         ]
-    return [*specs, _spec("team_member_set", "PUT", "/v1/teams/{rest}", handler), _spec("audit", "GET", AUDIT, handler)]
+    return [
+        *specs,
+        _spec("team_member_set", "PUT", "/v1/teams/{rest}", handler),
+        _spec("audit", "GET", AUDIT, handler),
+        _spec("audit_check", "GET", f"{AUDIT}/check", handler),
+    ]
 
 
 def _spec(name: str, method: str, path: str, handler: Handler, *, policy: Policy = ADMINS) -> RouteSpec:
