@@ -9,10 +9,20 @@ from datetime import timedelta
 from typing import Any, TypeAlias, cast
 
 from hx_gateway.access import grants
-from hx_gateway.access.audit import AuditChain, recorded
+from hx_gateway.access.audit import MASK, AuditChain, recorded
 from hx_gateway.access.budget_lists import replace_budgets
 from hx_gateway.access.cursors import Position, decode_cursor, encode_cursor, mark_of
-from hx_gateway.access.drafts import checked, draft, draft_key, new_tenant_id, offer_of, set_fields, settled
+from hx_gateway.access.drafts import (
+    IMPORT_FIELDS,
+    checked,
+    draft,
+    draft_imported_key,
+    draft_key,
+    new_tenant_id,
+    offer_of,
+    set_fields,
+    settled,
+)
 from hx_gateway.access.errors import Conflict, InvalidField, no_such
 from hx_gateway.access.idempotency import Repetition, fingerprint
 from hx_gateway.access.invalidation import Kind
@@ -27,6 +37,7 @@ from hx_gateway.access.views import Row, shown_entry, shown_member
 from hx_gateway.db.models.keys import ApiKey
 from hx_gateway.db.models.teams import Membership
 from hx_gateway.db.models.users import User
+from hx_gateway.errors import Forbidden
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.services.database import DatabaseManager
 
@@ -35,6 +46,7 @@ __all__ = ["Actor", "Announce", "AuditState", "Directory", "ListQuery", "Page", 
 Announce = Callable[[Kind, str, str], Awaitable[None]]
 Objects: TypeAlias = list[dict[str, Any]]
 _OFFERED = frozenset({"scopes", "models", "allowed_routes", "expires_at", "limits", "budgets"})
+_IMPORTED = "imported_sha256"
 _KEY, _TEAM, _TENANT, _USER = ResourceKind.KEY, ResourceKind.TEAM, ResourceKind.TENANT, ResourceKind.USER
 
 
@@ -79,10 +91,12 @@ class Directory:
         """Make an object; return it, a key with its secret (``key``).
 
         With an ``idempotency_key`` that the same actor gave in the last 24 hours for the same fields, the first answer
-        comes again, without the secret and with ``replayed``.
+        comes again, without the secret and with ``replayed``. A key with ``imported_sha256`` has no secret to return:
+        its clients know it. Only an admin of the platform takes keys over.
         """
         grants.check_create(actor.principal, kind)
         checked(kind, fields, first=True)
+        _check_import(actor, fields)
         again = None if idempotency_key is None else Repetition(actor, idempotency_key, fingerprint(kind, fields))
         async with self._transaction(actor) as change:
             first = None if again is None else await again.first_answer(change.repository, change.now)
@@ -278,7 +292,7 @@ class Directory:
         row: Row
         if kind is _KEY:
             fields = {**grants.defaults(change.actor.principal, fields.get("admin_role")), **fields}
-            row, secret["key"] = await self._new_key(change, fields)
+            row, secret = await self._new_key(change, fields)
         else:
             tenant_id = new_tenant_id(fields)
             if kind is not _TENANT:
@@ -291,10 +305,12 @@ class Directory:
         await replace_budgets(change.repository, kind, row, fields.get("budgets") or (), now=change.now)
         await change.repository.flush()
         shown = await change.shown(kind, row)
-        await change.record("created", kind, row, None, recorded(shown))
+        # That it was taken over is told; the hash is nearly a credential.
+        imported = {_IMPORTED: MASK} if _IMPORTED in fields else {}
+        await change.record("created", kind, row, None, {**recorded(shown), **imported})
         return {**shown, **secret}
 
-    async def _new_key(self, change: Transaction, fields: Mapping[str, Any]) -> tuple[ApiKey, str]:
+    async def _new_key(self, change: Transaction, fields: Mapping[str, Any]) -> tuple[ApiKey, dict[str, str]]:
         tenant = await change.tenant_for(fields.get("tenant_id"))
         team_id, user_id = fields.get("team_id"), fields.get("user_id")
         team = await change.owner(_TEAM, tenant.id, team_id, param="team_id")
@@ -305,8 +321,12 @@ class Directory:
             raise InvalidField("user_id: is not a member of the team that team_id names.", param="user_id")
         grants.check_offer(change.actor.principal, offer_of(fields, (user, team, tenant)), _OFFERED)
         minted = self._mint.mint()
+        if _IMPORTED in fields:
+            await _check_unknown(change, fields[_IMPORTED])
+            return draft_imported_key(tenant.id, fields, minted.id, author=change.author, now=change.now), {}
         digest = self._mint.digest(minted.text)
-        return draft_key(tenant.id, fields, minted, digest, author=change.author, now=change.now), minted.text
+        row = draft_key(tenant.id, fields, minted, digest, author=change.author, now=change.now)
+        return row, {"key": minted.text}
 
     async def _set_blocked(self, actor: Actor, key_id: str, action: str, *, blocked: bool) -> dict[str, Any]:
         async with self._transaction(actor) as change:
@@ -322,6 +342,24 @@ def _check_tenant(sight: grants.Sight, query: ListQuery) -> None:
     wanted = query.filters.get("tenant_id")
     if wanted is not None and sight.tenant_id not in (None, wanted):
         raise no_such("tenant", wanted, param="tenant_id")
+
+
+def _check_import(actor: Actor, fields: Mapping[str, Any]) -> None:
+    """Raise ``Forbidden`` for whoever may not take over keys: it would be told of another tenant's by their hashes."""
+    if IMPORT_FIELDS & fields.keys() and actor.principal.role is not Role.PLATFORM_ADMIN:
+        raise Forbidden("Only an administrator of the platform takes keys over from elsewhere.", param=_IMPORTED)
+
+
+async def _check_unknown(change: Transaction, sha256: str) -> None:
+    """Raise ``Conflict`` where a key with that hash is there, in any tenant, or was and is deleted."""
+    everywhere = grants.Sight(tenant_id=None)
+    same: Mapping[str, Any] = {_IMPORTED: bytes.fromhex(sha256)}
+    # Two at once: the later one is refused, and asks again to hear what came of the first.
+    found = not await change.repository.claim(f"imported {sha256}") or await change.repository.page(
+        _KEY, everywhere, same, sort="-created_at", after=None, limit=1, include_deleted=True
+    )
+    if found:
+        raise Conflict("This key was taken over already; it may have been deleted since.", param=_IMPORTED)
 
 
 async def _record_member(change: Transaction, team: Row, user_id: str, before: str | None, after: str | None) -> None:

@@ -29,11 +29,15 @@ FIRST_FIELDS: Mapping[ResourceKind, frozenset[str]] = {
     ResourceKind.TENANT: frozenset({"id"}),
     ResourceKind.TEAM: frozenset({"tenant_id"}),
     ResourceKind.USER: frozenset({"tenant_id"}),
-    ResourceKind.KEY: frozenset({"tenant_id", "team_id", "user_id", "admin_role"}),
+    ResourceKind.KEY: frozenset({"tenant_id", "team_id", "user_id", "admin_role", "imported_sha256", "last_four"}),
 }
+# What only a key has that is taken over from elsewhere.
+IMPORT_FIELDS = frozenset({"imported_sha256", "last_four"})
+# How every key of LiteLLM's begins.
+IMPORTED_PREFIX = "sk-"
 _PREFIXES = {ResourceKind.TENANT: "tn", ResourceKind.TEAM: "tm", ResourceKind.USER: "us"}
 # What is kept elsewhere, or under another name.
-_NOT_COLUMNS = frozenset({"budgets", "expires_in", "metadata", "tenant_id", "id"})
+_NOT_COLUMNS = IMPORT_FIELDS | {"budgets", "expires_in", "metadata", "tenant_id", "id"}
 
 
 def checked(kind: ResourceKind, fields: Mapping[str, Any], *, first: bool = False) -> None:
@@ -88,6 +92,16 @@ def draft_key(
     kept = {"created_at": now, "updated_at": now, "created_by": author, "updated_by": author}
     row = ApiKey(id=minted.id, tenant_id=tenant_id, prefix=minted.prefix, last_four=minted.last_four, **kept)
     row.pepper_id, row.digest = digest
+    set_fields(row, fields)
+    return row
+
+
+def draft_imported_key(tenant_id: str, fields: Mapping[str, Any], key_id: str, *, author: str, now: datetime) -> ApiKey:
+    """Return the row of a key whose text nobody here knows: the first use of it makes its digest."""
+    kept = {"created_at": now, "updated_at": now, "created_by": author, "updated_by": author}
+    shown = {"prefix": IMPORTED_PREFIX, "last_four": fields.get("last_four", "")}
+    row = ApiKey(id=key_id, tenant_id=tenant_id, **shown, **kept)
+    row.imported_sha256 = bytes.fromhex(fields["imported_sha256"])
     set_fields(row, fields)
     return row
 

@@ -131,6 +131,18 @@ class KeyPatch(Fields):
         return value
 
 
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="Of a platform admin: takes over a key of which only the SHA-256 is known, in hexadecimal digits.",
+    ),
+]
+LastFour = Annotated[
+    str, Field(pattern=r"^[ -~]{0,4}$", description="The end of a key that is taken over, to recognise it by.")
+]
+
+
 class KeyCreate(KeyPatch):
     """A new key: of a team, of a user, or of the tenant itself."""
 
@@ -138,7 +150,16 @@ class KeyCreate(KeyPatch):
     team_id: ObjectId | None = optional(examples=["tm-madeupmadeup2222"])
     user_id: ObjectId | None = optional(examples=["us-madeupmadeup2222"])
     admin_role: AdminRole | None = optional(description="Makes it a key of an administrator.")
+    imported_sha256: Sha256 = optional()
+    last_four: LastFour = optional()
     name: Name
+
+    @field_validator("last_four")
+    @classmethod
+    def _end_of_an_import(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("imported_sha256") is None:
+            raise ValueError("needs imported_sha256 beside it")
+        return value
 
 
 class Rotation(Strict):

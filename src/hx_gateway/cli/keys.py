@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hx_gateway.cli import key_import
 from hx_gateway.cli.access_options import (
     AnyModelOption,
     BlockedOption,
@@ -51,6 +52,7 @@ from hx_gateway.cli.tables import (
 )
 
 app = typer.Typer(help="Keys of a running gateway.", no_args_is_help=True)
+app.add_typer(key_import.app, name="import")
 
 KEYS = Objects(
     "/v1/keys",

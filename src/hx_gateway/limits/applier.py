@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from hx_gateway.limits.netting import (
     BatchEffect,
     Hold,
     Postings,
+    SpendRow,
     error_row,
     gives_way,
     is_error,
@@ -212,8 +214,8 @@ async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -
 async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -> tuple[Postings, list[Done]]:
     """Keep ends of calls; return what they add to the sums, and those that count: not the second end of a call."""
     ends = {done.facts.call_id: (done, spend_row(done)) for done in spends}
-    kept = [row for _, row in ends.values() if options.spend_logs or row["charges"]]
-    unkept = set(ends) - {row["call_id"] for row in kept}
+    kept = [row for _, row in ends.values() if options.spend_logs or row.charges]
+    unkept = set() if len(kept) == len(ends) else set(ends) - {row.call_id for row in kept}
     new = {row["call_id"] for row in await connection.fetch(_SPEND, to_json(kept))} if kept else set()
     postings = Postings()
     for call_id in new:
@@ -225,19 +227,38 @@ async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -
     return postings, [done for call_id, (done, _) in ends.items() if call_id in counted]
 
 
-async def _correct(connection: Any, rows: Mapping[str, dict[str, Any]], postings: Postings) -> list[str]:
+async def _correct(connection: Any, rows: Mapping[str, SpendRow], postings: Postings) -> list[str]:
     """Replace the ends that are estimates; return whose they were."""
     corrected = []
     for before in await connection.fetch(_LOCK_SPENT, list(rows)):
         row = rows[before["call_id"]]
-        if gives_way(before["settled_by"], row["settled_by"]):
+        if gives_way(before["settled_by"], row.settled_by):
             await connection.execute(_CORRECT, before["call_id"], to_json(row))
-            postings.add(before, -1)
+            postings.add(_Before(**before), -1)
             postings.add(row)
             corrected.append(before["call_id"])
     if corrected:
         await connection.execute(_FORGET_ERRORS, corrected)
     return corrected
+
+
+class _Before(msgspec.Struct):
+    """What was counted of a row that is replaced, as :data:`_LOCK_SPENT` has it."""
+
+    call_id: str
+    tenant_id: str
+    key_id: str
+    team_id: str | None
+    user_id: str | None
+    model: str
+    status: int
+    ending: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nano: int
+    settled_by: str
+    charges: list[str]
+    admitted_at: datetime
 
 
 async def _note_errors(connection: Any, records: Iterable[Done | Refused], options: LogOptions) -> None:

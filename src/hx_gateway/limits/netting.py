@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from hx_gateway.limits.records import ESTIMATES, UNKNOWN, CallFacts, CallRecord, Done, Intent, Refused, Sent, call_id_of
+from hx_gateway.limits.records import ESTIMATES, UNKNOWN, CallFacts, CallRecord, Done, Intent, Refused, Sent
 
 INTENT = "intent"
 SENT = "sent"
@@ -57,38 +57,29 @@ class BatchEffect:
     windows: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Call:
-    hold: Hold | None = None
-    done: Done | None = None
-    refused: Refused | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.done is not None or self.refused is not None
-
-
 def net(records: Sequence[CallRecord]) -> BatchEffect:
     """Return what ``records``, in their order, come to: of a call that began and ended among them, only its end."""
-    calls: dict[str, _Call] = {}
+    holds: dict[str, Hold] = {}
+    ends: dict[str, Done] = {}
+    refusals: dict[str, Refused] = {}
     windows: dict[str, str] = {}
     for record in records:
-        call = calls.setdefault(call_id_of(record), _Call())
         if isinstance(record, Refused):
-            call.refused = call.refused or record
+            refusals.setdefault(record.call_id, record)
             continue
         facts = record if isinstance(record, Intent) else record.facts
-        windows.update(dict.fromkeys(facts.charges, facts.tenant_id))
+        for key in facts.charges:
+            windows[key] = facts.tenant_id
         if isinstance(record, Done):
-            call.done = _better(call.done, record)
+            ends[facts.call_id] = _better(ends.get(facts.call_id), record)
         else:
-            call.hold = _held(call.hold, record)
-    found = calls.values()
+            holds[facts.call_id] = _held(holds.get(facts.call_id), record)
+    over = {**ends, **refusals}
     return BatchEffect(
-        holds=tuple(call.hold for call in found if call.hold is not None and not call.over),
-        ended=tuple(call_id for call_id, call in calls.items() if call.over),
-        spends=tuple(call.done for call in found if call.done is not None),
-        refusals=tuple(call.refused for call in found if call.refused is not None),
+        holds=tuple([hold for call_id, hold in holds.items() if call_id not in over]),
+        ended=tuple(over),
+        spends=tuple(ends.values()),
+        refusals=tuple(refusals.values()),
         windows=windows,
     )
 
@@ -158,6 +149,35 @@ class DaySums:
         return any((self.requests, self.errors, self.prompt_tokens, self.completion_tokens, self.cost_nano))
 
 
+class Posted(Protocol):
+    """What is counted of a spend row."""
+
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def team_id(self) -> str | None: ...
+    @property
+    def user_id(self) -> str | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def ending(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cost_nano(self) -> int: ...
+    @property
+    def charges(self) -> Sequence[str]: ...
+    @property
+    def admitted_at(self) -> datetime: ...
+
+
 @dataclass(slots=True)
 class Postings:
     """What spend rows add to the sums that are kept of them: by a window's key its cost, by day and caller the rest."""
@@ -165,16 +185,19 @@ class Postings:
     windows: dict[str, int] = field(default_factory=dict)
     days: dict[DayKey, DaySums] = field(default_factory=dict)
 
-    def add(self, row: Mapping[str, Any], sign: int = 1) -> None:
+    def add(self, row: Posted, sign: int = 1) -> None:
         """Count a spend row, or take it back (-1)."""
-        cost = sign * row["cost_nano"]
-        for charge in row["charges"]:
+        cost = sign * row.cost_nano
+        for charge in row.charges:
             self.windows[charge] = self.windows.get(charge, 0) + cost
-        day = self.days.setdefault(_day_key(row), DaySums())
+        key = _day_key(row)
+        day = self.days.get(key)
+        if day is None:
+            day = self.days[key] = DaySums()
         day.requests += sign
-        day.errors += sign * is_error(row["status"], row["ending"])
-        day.prompt_tokens += sign * row["prompt_tokens"]
-        day.completion_tokens += sign * row["completion_tokens"]
+        day.errors += sign * is_error(row.status, row.ending)
+        day.prompt_tokens += sign * row.prompt_tokens
+        day.completion_tokens += sign * row.completion_tokens
         day.cost_nano += cost
 
 
@@ -183,44 +206,82 @@ def is_error(status: int, ending: str) -> bool:
     return status >= 400 or ending != COMPLETE
 
 
-def spend_row(done: Done) -> dict[str, Any]:
+class SpendRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of ``spend_logs``, its columns by name."""
+
+    call_id: str
+    request_id: str
+    tenant_id: str
+    key_id: str
+    team_id: str | None
+    user_id: str | None
+    operation: str
+    requested_model: str
+    model: str
+    upstream: str | None
+    provider: str | None
+    status: int
+    ending: str
+    error_code: str | None
+    stream: bool
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    usage_source: str
+    cost_nano: int
+    reserved_nano: int
+    settled_by: str
+    price_source: str | None
+    price_version: str | None
+    input_pico: int | None
+    output_pico: int | None
+    charges: tuple[str, ...]
+    cache: str | None
+    tags: tuple[str, ...]
+    admitted_at: datetime
+    duration_ms: float
+    decision: msgspec.Raw
+
+
+def spend_row(done: Done) -> SpendRow:
     """Return the row of ``spend_logs``."""
     facts = done.facts
-    return {
-        "call_id": facts.call_id,
-        "request_id": facts.request_id,
-        "tenant_id": facts.tenant_id,
-        "key_id": facts.key_id,
-        "team_id": facts.team_id,
-        "user_id": facts.user_id,
-        "operation": facts.operation,
-        "requested_model": facts.requested_model,
-        "model": done.model or facts.model,
-        "upstream": done.upstream,
-        "provider": done.provider,
-        "status": _status(done.status),
-        "ending": done.ending,
-        "error_code": done.error_code,
-        "stream": facts.stream,
-        "attempts": min(whole(done.attempts), 2**31 - 1),
-        "prompt_tokens": whole(done.prompt_tokens),
-        "completion_tokens": whole(done.completion_tokens),
-        "cached_tokens": whole(done.cached_tokens),
-        "usage_source": done.usage_source,
-        "cost_nano": whole(done.cost_nano),
-        "reserved_nano": whole(facts.reserved_nano),
-        "settled_by": done.settled_by,
-        "price_source": facts.price_source,
-        "price_version": facts.price_version,
-        "input_pico": facts.input_pico,
-        "output_pico": facts.output_pico,
-        "charges": facts.charges,
-        "cache": done.cache,
-        "tags": facts.tags,
-        "admitted_at": moment(facts.admitted_us),
-        "duration_ms": _duration(done),
-        "decision": msgspec.Raw(done.decision),
-    }
+    return SpendRow(
+        facts.call_id,
+        facts.request_id,
+        facts.tenant_id,
+        facts.key_id,
+        facts.team_id,
+        facts.user_id,
+        facts.operation,
+        facts.requested_model,
+        done.model or facts.model,
+        done.upstream,
+        done.provider,
+        _status(done.status),
+        done.ending,
+        done.error_code,
+        facts.stream,
+        min(whole(done.attempts), 2**31 - 1),
+        whole(done.prompt_tokens),
+        whole(done.completion_tokens),
+        whole(done.cached_tokens),
+        done.usage_source,
+        whole(done.cost_nano),
+        whole(facts.reserved_nano),
+        done.settled_by,
+        facts.price_source,
+        facts.price_version,
+        facts.input_pico,
+        facts.output_pico,
+        facts.charges,
+        done.cache,
+        facts.tags,
+        moment(facts.admitted_us),
+        _duration(done),
+        msgspec.Raw(done.decision),
+    )
 
 
 def error_row(record: Done | Refused) -> dict[str, Any]:
@@ -272,7 +333,7 @@ def moment(unix_us: int) -> datetime:
 
 def whole(value: int) -> int:
     """Return a count or an amount as the ledger holds it: not negative, and not beyond :data:`MAX_COUNT`."""
-    return min(max(value, 0), MAX_COUNT)
+    return value if 0 <= value <= MAX_COUNT else min(max(value, 0), MAX_COUNT)
 
 
 def _status(status: int) -> int:
@@ -284,7 +345,10 @@ def _duration(done: Done) -> float:
     return min(max(0.0, done.duration_ms), MAX_DURATION_MS)
 
 
-def _day_key(row: Mapping[str, Any]) -> DayKey:
-    day = row["admitted_at"].astimezone(UTC).date()
-    names = (row["key_id"], row["team_id"], row["user_id"], row["model"])
-    return DayKey(row["tenant_id"], day, *((name or "").replace("\0", REPLACEMENT) for name in names))
+def _day_key(row: Posted) -> DayKey:
+    day = row.admitted_at.astimezone(UTC).date()
+    return DayKey(row.tenant_id, day, _name(row.key_id), _name(row.team_id), _name(row.user_id), _name(row.model))
+
+
+def _name(text: str | None) -> str:
+    return text.replace("\0", REPLACEMENT) if text else ""

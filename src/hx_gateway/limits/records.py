@@ -160,11 +160,19 @@ def _first_id(payload: bytes) -> bytes:
 
 def call_id_of(record: CallRecord) -> str:
     """Return the call that a record is about."""
-    return record.facts.call_id if isinstance(record, Sent | Done) else record.call_id
+    match record:
+        case Sent() | Done():
+            return record.facts.call_id
+        case _:
+            return record.call_id
 
 
 def ids_of(record: CallRecord) -> tuple[str, ...]:
     """Return the ids in a record that are UUIDs."""
-    if isinstance(record, Sent | Done):
-        return record.facts.call_id, record.facts.stream_id
-    return (record.call_id, record.stream_id) if isinstance(record, Intent) else (record.call_id,)
+    match record:
+        case Sent() | Done():
+            return record.facts.call_id, record.facts.stream_id
+        case Intent():
+            return record.call_id, record.stream_id
+        case Refused():
+            return (record.call_id,)

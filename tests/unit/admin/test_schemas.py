@@ -160,6 +160,15 @@ OWN: list[tuple[type[Any], dict[str, Any], str]] = [
     (KeyCreate, {"name": "A", "user_id": "x" * 65}, "user_id"),
     (KeyCreate, {"name": "A", "admin_role": "member"}, "admin_role"),
     (KeyCreate, {"name": "A", "key": "mine"}, "key"),
+    (KeyCreate, {"name": "A", "imported_sha256": "00" * 31}, "imported_sha256"),
+    (KeyCreate, {"name": "A", "imported_sha256": "AB" * 32}, "imported_sha256"),
+    (KeyCreate, {"name": "A", "imported_sha256": "ab" * 32 + "\n"}, "imported_sha256"),
+    (KeyCreate, {"name": "A", "imported_sha256": None}, "imported_sha256"),
+    (KeyCreate, {"name": "A", "last_four": "abcd"}, "last_four"),
+    (KeyCreate, {"name": "A", "imported_sha256": "ab" * 32, "last_four": "abcde"}, "last_four"),
+    (KeyCreate, {"name": "A", "imported_sha256": "ab" * 32, "last_four": "a\tb"}, "last_four"),
+    (KeyPatch, {"imported_sha256": "ab" * 32}, "imported_sha256"),
+    (KeyPatch, {"last_four": "abcd"}, "last_four"),
     (KeyPatch, {"team_id": "tm-a"}, "team_id"),
     (KeyPatch, {"admin_role": "tenant_admin"}, "admin_role"),
     (KeyPatch, {"digest": "00"}, "digest"),
@@ -295,3 +304,9 @@ def test_filters_are_texts_and_paging_is_none_of_them() -> None:
 def test_the_audit_log_is_filtered_and_never_sorted_otherwise() -> None:
     query = AuditList.model_validate({"action": "rotated", "object_id": "madeUpKeyId1"}).query()
     assert (query.filters, query.sort) == ({"action": "rotated", "object_id": "madeUpKeyId1"}, "-created_at")
+
+
+@pytest.mark.parametrize("more", [{}, {"last_four": ""}, {"last_four": "a.Z9"}])
+def test_a_key_is_taken_over_by_its_hash(more: dict[str, Any]) -> None:
+    body = {"name": "A", "imported_sha256": "0f" * 32, **more}
+    assert values(KeyCreate, **body) == body

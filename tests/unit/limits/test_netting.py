@@ -104,7 +104,7 @@ def test_what_is_taken_back_leaves_nothing() -> None:
 
 def test_a_lost_call_is_charged_what_was_reserved_by_then() -> None:
     row = spend_row(lost(Sent(facts_of(1), "deployment", "openai"), 300))
-    assert (row["cost_nano"], row["reserved_nano"], row["settled_by"], row["upstream"]) == (
+    assert (row.cost_nano, row.reserved_nano, row.settled_by, row.upstream) == (
         300,
         300,
         "unknown",
@@ -115,8 +115,8 @@ def test_a_lost_call_is_charged_what_was_reserved_by_then() -> None:
 @pytest.mark.parametrize("duration", [float("nan"), float("inf"), -1.0, 1e300])
 def test_numbers_that_no_row_holds_are_brought_to_what_one_does(duration: float) -> None:
     row = spend_row(done(1, -1, prompt_tokens=2**63 - 1))
-    assert (row["cost_nano"], row["prompt_tokens"]) == (0, 2**53)
-    assert 0 <= spend_row(done(1, duration_ms=duration))["duration_ms"] <= 1e12
+    assert (row.cost_nano, row.prompt_tokens) == (0, 2**53)
+    assert 0 <= spend_row(done(1, duration_ms=duration)).duration_ms <= 1e12
     assert error_row(done(1, duration_ms=duration))["at"] >= moment(ADMITTED_US)
 
 
