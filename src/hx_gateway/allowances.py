@@ -89,4 +89,5 @@ class Allowance:
 
     def budgets_for(self, model: str) -> tuple[Budget, ...]:
         """Return the budgets that a call of ``model`` is charged to."""
-        return (*self.budgets, *self.model_budgets.get(model, ()))
+        of_model = self.model_budgets.get(model)
+        return self.budgets if of_model is None else (*self.budgets, *of_model)

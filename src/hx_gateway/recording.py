@@ -29,8 +29,10 @@ EXPORT_MODULE = "hx_gateway.observability.otel_export"
 PUBLISH_SECONDS = 1.0
 STOP_SECONDS = 5.0
 LEDGER_OPEN_SECONDS = 1.0
-# A batch of calls costs a dozen statements: one in a while of its own carries many.
-LEDGER_WAKE_ROWS = 2000
+# A batch of calls costs a dozen statements, so that it should carry many; and is reckoned here without a pause, so that
+# it should not carry too many.
+LEDGER_WAKE_ROWS = 300
+LEDGER_BATCH_ROWS = 600
 SCHEMA_SECONDS = 30.0
 
 
@@ -69,7 +71,7 @@ class Record:
             # Money waits for what is in this journal: it is tried again sooner than events are.
             CircuitBreaker(open_seconds=LEDGER_OPEN_SECONDS),
             layer.placement,
-            DrainOptions(flush_seconds=layer.config.batch_seconds, ordered=True),
+            DrainOptions(flush_seconds=layer.config.batch_seconds, batch_rows=LEDGER_BATCH_ROWS, ordered=True),
         )
         self._drains.append(self.ledger_drain)
         self._recorder = RequestRecorder(self.ledger, sample=settings.trace_sample)

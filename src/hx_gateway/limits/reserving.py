@@ -112,7 +112,9 @@ class Reserving:
         # Of those that are refused too: what the dead left behind may be in their way.
         self._on_touch(call.tenant_id, keys, term.epoch)
         # No await since the term was looked at: what is written now is drained before the term's end is acknowledged.
-        self._journal.intent(call, keys, call.cost_nano, self._time.now_us())
+        if term.authority is not Authority.PROCESS:
+            # What this process alone counts ends with it, and it goes on without a pause until the call is sent.
+            self._journal.intent(call, keys, call.cost_nano, self._time.now_us())
         doubt = _Doubt()
         try:
             verdict = await self._ask(store.admit, ask, doubt)

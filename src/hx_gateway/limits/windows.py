@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple, assert_never
 from zoneinfo import ZoneInfo
@@ -26,11 +26,22 @@ class Window(NamedTuple):
     end: datetime | None
 
 
+class _Charged(NamedTuple):
+    """What calls under ``budgets`` are charged to, from ``start`` until before ``end``."""
+
+    budgets: Sequence[Budget]
+    start: datetime
+    end: datetime | None
+    charges: tuple[Charge, ...]
+
+
 class WindowCalendar:
     """Windows by their IANA zone. It remembers the current ones, which nearly every question is about."""
 
     def __init__(self) -> None:
         self._current: dict[tuple[Period, str], Window] = {}
+        # By the identity of the budgets, which are kept here so that it is nobody else's.
+        self._charges: dict[int, _Charged] = {}
 
     def window_of(self, period: Period, time_zone: str, at: datetime) -> Window:
         """Return the window that ``at`` (aware) is in.
@@ -48,9 +59,22 @@ class WindowCalendar:
         self._current[(period, time_zone)] = window
         return window
 
-    def charges_for(self, budgets: Iterable[Budget], at: datetime) -> tuple[Charge, ...]:
-        """Return what a call that begins at ``at`` is charged to: it stays there even if it ends in the next window."""
-        return tuple(Charge(budget, self.window_of(budget.period, budget.time_zone, at).id) for budget in budgets)
+    def charges_for(self, budgets: Sequence[Budget], at: datetime) -> tuple[Charge, ...]:
+        """Return what a call that begins at ``at`` is charged to: it stays there even if it ends in the next window.
+
+        A key's budgets are the same object from call to call, and their windows too until the first of them ends.
+        """
+        kept = self._charges.get(id(budgets))
+        if kept is not None and kept.budgets is budgets and kept.start <= at and (kept.end is None or at < kept.end):
+            return kept.charges
+        windows = [self.window_of(budget.period, budget.time_zone, at) for budget in budgets]
+        charges = tuple([Charge(budget, window.id) for budget, window in zip(budgets, windows, strict=True)])
+        if len(self._charges) >= MAX_REMEMBERED:
+            self._charges.clear()
+        start = max((window.start for window in windows), default=UNIX_EPOCH)
+        end = min((window.end for window in windows if window.end is not None), default=None)
+        self._charges[id(budgets)] = _Charged(budgets, start, end, charges)
+        return charges
 
 
 _CALENDAR = WindowCalendar()
@@ -61,7 +85,7 @@ def window_of(period: Period, time_zone: str, at: datetime) -> Window:
     return _CALENDAR.window_of(period, time_zone, at)
 
 
-def charges_for(budgets: Iterable[Budget], at: datetime) -> tuple[Charge, ...]:
+def charges_for(budgets: Sequence[Budget], at: datetime) -> tuple[Charge, ...]:
     """Return what a call that begins at ``at`` (aware) is charged to."""
     return _CALENDAR.charges_for(budgets, at)
 
