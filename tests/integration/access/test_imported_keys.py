@@ -12,8 +12,9 @@ import pytest
 
 from hx_gateway.access.errors import Conflict
 from hx_gateway.access.key_rows import load_key
+from hx_gateway.access.resources import Actor
 from hx_gateway.errors import Forbidden
-from tests.integration.access.directories import KEY, ROOT, Actor, Office, office_at, team_admin, tenant_admin
+from tests.integration.access.directories import KEY, ROOT, Office, office_at, team_admin, tenant_admin
 
 
 @pytest.fixture
