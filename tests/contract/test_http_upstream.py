@@ -142,3 +142,33 @@ async def _tls_server(certificate: trustme.LeafCert | None) -> AsyncIterator[int
     finally:
         server.close()
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_came_before_a_call_is_cut_off_is_known_though_nobody_read_it(chunked: bool) -> None:
+    sent = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        framing = b"transfer-encoding: chunked" if chunked else b"content-length: 1000000"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+        for _ in range(50):
+            writer.write(b"a\r\nten bytes!\r\n" if chunked else b"ten bytes!")
+            await writer.drain()
+        sent.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    upstream = HttpUpstream()
+    try:
+        port = server.sockets[0].getsockname()[1]
+        call = upstream.call(UpstreamRequest(method="GET", url=f"http://127.0.0.1:{port}/", headers={}))
+        await call.head()
+        await sent.wait()
+        call.abort()
+        assert call.facts.unread == b"ten bytes!" * 50
+    finally:
+        await upstream.close()
+        server.close()
+        await server.wait_closed()

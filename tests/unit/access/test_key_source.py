@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from hx_gateway.access.key_rows import KeyRecord
-from hx_gateway.access.key_source import NoKeySource, known_key
+from hx_gateway.access.key_source import NoKeySource, known_key, with_default_rate
 from hx_gateway.access.known_key import Standing
 from hx_gateway.access.principal import Role, Scope
-from hx_gateway.allowances import Allowance
+from hx_gateway.allowances import Allowance, Rate, ScopeKind, ScopeLimits
 
 PLAIN = KeyRecord(
     id="k1",
@@ -95,3 +95,16 @@ async def test_without_a_database_there_is_no_key() -> None:
     assert await source.load("k1") is None
     assert await source.load_imported(b"x") is None
     assert not await source.any_imported()
+
+
+def test_a_key_without_a_limit_of_requests_gets_the_default_one() -> None:
+    own = ScopeLimits(kind=ScopeKind.KEY, id="k", parallel=3)
+    team = ScopeLimits(kind=ScopeKind.TEAM, id="tm", requests=Rate(9, 9))
+    limited = with_default_rate(Allowance(tenant_id="t", limits=(own, team)), "k", 60)
+    assert limited.limits == (ScopeLimits(kind=ScopeKind.KEY, id="k", requests=Rate(60, 60), parallel=3), team)
+    assert with_default_rate(Allowance(tenant_id="t"), "k", 60).limits[0].requests == Rate(60, 60)
+
+
+def test_a_limit_of_its_own_stays_as_it_is() -> None:
+    own = Allowance(tenant_id="t", limits=(ScopeLimits(kind=ScopeKind.KEY, id="k", requests=Rate(600, 600)),))
+    assert with_default_rate(own, "k", 60) is own
