@@ -32,6 +32,7 @@ OUTAGE_SECONDS = 600
 OUTAGE_RATE = 2000
 SIMULATION_SEEDS = 100_000
 RACES = 100
+MACHINE_EXAMPLES = 200
 BANK_SECONDS = 600
 KNOWN_KEY_REQUESTS = 20_000
 RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
@@ -48,6 +49,7 @@ def main() -> None:
         "all tests": all_tests,
         f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
         f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
+        f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
@@ -106,6 +108,16 @@ def record_faults() -> str:
 def simulation() -> str:
     """Run the accounting under a clock, stores and a network that are made up and go wrong."""
     return _pytest("tests/simulation", environ={"HX_TEST_SIM_SEEDS": str(SIMULATION_SEEDS)}, limit=6 * 3600)
+
+
+def machine() -> str:
+    """Let hypothesis order calls, crashes and outages of real stores."""
+    return _pytest(
+        "tests/integration/limits/test_accounting_machine.py",
+        environ={"HX_TEST_MACHINE_EXAMPLES": str(MACHINE_EXAMPLES)},
+        seed=True,
+        limit=7200,
+    )
 
 
 def bank() -> str:

@@ -20,7 +20,7 @@ from hx_gateway.access.snapshot import SNAPSHOT_FILE, KeySnapshot
 from hx_gateway.allowances import Budget
 from hx_gateway.limits.windows import window_of
 from hx_gateway.services.database import DatabaseManager
-from hx_gateway.services.listener import Listener
+from hx_gateway.services.listener import Ears, Listener
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.services.postgres_listener import PostgresListener
 from hx_gateway.services.redis import RedisService
@@ -99,27 +99,14 @@ class Identity:
         stack.push_async_callback(self.authenticator.aclose)
 
     def _listeners(self) -> list[Listener]:
-        heard, lost, healed = self._invalidation.heard, self._invalidation.lost, self._invalidation.healed
-        listeners: list[Listener] = [
-            PostgresListener(
-                self._pg_url,
-                POSTGRES_CHANNEL,
-                heard=heard,
-                lost=partial(lost, POSTGRES),
-                healed=partial(healed, POSTGRES),
-            )
-        ]
+        listeners: list[Listener] = [PostgresListener(self._pg_url, POSTGRES_CHANNEL, self._ears(POSTGRES))]
         if self._redis_url is not None:
-            listeners.append(
-                RedisListener(
-                    self._redis_url,
-                    REDIS_CHANNEL,
-                    heard=heard,
-                    lost=partial(lost, REDIS),
-                    healed=partial(healed, REDIS),
-                )
-            )
+            listeners.append(RedisListener(self._redis_url, REDIS_CHANNEL, self._ears(REDIS)))
         return listeners
+
+    def _ears(self, source: str) -> Ears:
+        told = self._invalidation
+        return Ears(heard=told.heard, lost=partial(told.lost, source), healed=partial(told.healed, source))
 
     def _first_peppers(self) -> Peppers:
         try:

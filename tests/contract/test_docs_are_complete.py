@@ -233,7 +233,7 @@ def test_the_commands_and_their_options_are_those_documented() -> None:
         for option in spans(options)
     }
     assert documented == {
-        (name, parameter.opts[0])
+        (name, vars(parameter).get("metavar") or parameter.opts[0])
         for name, command in commands.items()
         for parameter in command.params
         if parameter.opts[0] != "--help"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from hx_gateway.cli.client import EXIT_FAILED
+from hx_gateway.cli.access_requests import flag
+from hx_gateway.cli.client import EXIT_FAILED, Parameters
+from hx_gateway.cli.moments import span_of, time_of
 from hx_gateway.cli.start import fail
 
-_SPAN = re.compile(r"([0-9]{1,8})([smhdw])")
-_SPAN_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _BUDGET = re.compile(r"(?:(?P<model>.+)=)?\$?(?P<limit>[0-9.]+)(?:/(?P<period>[a-z]+))?(?::\$?(?P<soft>[0-9.]+))?")
 PERIODS = ("day", "week", "month", "total")
 NEVER = "never"
@@ -72,6 +71,12 @@ def changes_of(
     return {**body, "models": None} if any_model else body
 
 
+def filters_of(*, blocked: bool | None, tag: str | None, deleted: bool, sort: str, **more: str | None) -> Parameters:
+    """Return the parameters of a list."""
+    common = {"blocked": flag(blocked), "tag": tag, "include_deleted": flag(deleted or None), "sort": sort}
+    return {**more, **common}
+
+
 def limits_of(
     rpm: int | None = None, tpm: int | None = None, parallel: int | None = None, burst: int | None = None
 ) -> dict[str, int] | None:
@@ -99,21 +104,21 @@ def expiry_of(text: str | None) -> dict[str, Any]:
         return {}
     if text == NEVER:
         return {"expires_at": None}
-    if _SPAN.fullmatch(text):
-        return {"expires_in": seconds_of("--expires", text)}
+    seconds = span_of(text)
+    if seconds is not None:
+        return {"expires_in": seconds}
     try:
-        moment = datetime.fromisoformat(text)
+        return {"expires_at": time_of(text)}
     except ValueError:
         fail(f"--expires {text!r}: write 12h, 30d, a time in ISO 8601, or {NEVER}.", code=EXIT_FAILED)
-    return {"expires_at": (moment if moment.tzinfo else moment.astimezone()).isoformat()}
 
 
 def seconds_of(option: str, text: str) -> int:
     """Return how long ``90s``, ``15m``, ``12h``, ``30d`` or ``2w`` is."""
-    found = _SPAN.fullmatch(text)
-    if found is None:
+    seconds = span_of(text)
+    if seconds is None:
         fail(f"{option} {text!r}: write 90s, 15m, 12h, 30d or 2w.", code=EXIT_FAILED)
-    return int(found[1]) * _SPAN_SECONDS[found[2]]
+    return seconds
 
 
 def pairs_of(option: str, pairs: Sequence[str] | None) -> dict[str, str] | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -22,15 +20,17 @@ from rich.tree import Tree
 
 from hx_gateway.cli import dead_letters
 from hx_gateway.cli.client import DEFAULT_URL, EXIT_FAILED, GatewayClient, KeyOption, UrlOption, run_with
+from hx_gateway.cli.moments import SinceOption, UntilOption, past_of
+from hx_gateway.cli.output_file import whole_file
 from hx_gateway.cli.plain_text import plain
 from hx_gateway.cli.start import fail
+from hx_gateway.cli.tables import print_json, short
 
 PREFIX = "/api/v1/observability"
 TAIL_SECONDS = 1.0
 REMEMBERED = 10_000
 MAX_LIMIT = 1_000
 MAX_CELL_CHARS = 80
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STYLES = {"ERROR": "red", "FATAL": "bold red", "WARN": "yellow", "DEBUG": "dim", "TRACE": "dim"}
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "trace_events": ("timestamp", "level", "event_type", "agent_name", "trace_id", "message"),
@@ -44,8 +44,6 @@ app.add_typer(dead_letters.app, name="dead-letters")
 
 TableArgument = Annotated[str, typer.Argument(help="trace_events, or another of the record's tables.")]
 WhereOption = Annotated[list[str] | None, typer.Option("--where", help="A filter, as agent_name=support.")]
-SinceOption = Annotated[str | None, typer.Option(help="From when on: 15m, 2h, 7d, or a time in ISO 8601.")]
-UntilOption = Annotated[str | None, typer.Option(help="Until when: 15m ago, or a time.")]
 TenantOption = Annotated[str | None, typer.Option(help="Of an admin's key: the tenant to look at.")]
 AgentOption = Annotated[str | None, typer.Option(help="A filter: agent_name.")]
 TypeOption = Annotated[str | None, typer.Option(help="A filter: event_type.")]
@@ -73,7 +71,8 @@ def list_events(
     query = {**named, **_filters(table, where, since, until, tenant)}
     page = run_with(url, key, lambda gateway: gateway.ask("GET", f"{PREFIX}/{table}", query))
     if as_json:
-        _print_lines(page["items"])
+        for item in page["items"]:
+            print_json(item)
         return
     shown = Table(*COLUMNS[table], box=None, header_style="bold", pad_edge=False)
     for item in page["items"]:
@@ -133,7 +132,7 @@ def trace(
     path = f"{PREFIX}/traces/{quote(trace_id, safe='')}"
     found = run_with(url, key, lambda gateway: gateway.ask("GET", path, {"tenant_id": tenant}))
     if as_json:
-        _print_lines([found])
+        print_json(found)
         return
     root = Tree(Text(plain(trace_id), "bold"))
     for event in found["events"]:
@@ -164,31 +163,21 @@ def export(
 ) -> None:
     """Write all records of a table as JSON lines, newest first; those of the last day unless --since says more."""
     query = _filters(table, where, since, until, tenant)
-    draft = None if out is None else out.with_name(f".{out.name}.part")
+    with whole_file(out) as file:
 
-    async def work(gateway: GatewayClient) -> int:
-        records = 0
-        with (
-            Progress(*_PROGRESS, console=Console(stderr=True), disable=out is None) as progress,
-            nullcontext(sys.stdout.buffer) if draft is None else draft.open("wb") as file,
-        ):
-            task = progress.add_task(table, total=None, records=0)
-            async for chunk in gateway.stream(f"{PREFIX}/export/{table}", query):
-                file.write(chunk)
-                records += chunk.count(b"\n")
-                progress.update(task, advance=len(chunk), records=records)
-        return records
+        async def work(gateway: GatewayClient) -> int:
+            records = 0
+            with Progress(*_PROGRESS, console=Console(stderr=True), disable=out is None) as progress:
+                task = progress.add_task(table, total=None, records=0)
+                async for chunk in gateway.stream(f"{PREFIX}/export/{table}", query):
+                    file.write(chunk)
+                    records += chunk.count(b"\n")
+                    progress.update(task, advance=len(chunk), records=records)
+            return records
 
-    try:
         records = run_with(url, key, work)
-        if draft is not None and out is not None:
-            draft.replace(out)
-            typer.echo(f"{records} records in {out}")
-    except OSError as error:
-        fail(f"{out}: {error.strerror}", code=EXIT_FAILED)
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+    if out is not None:
+        typer.echo(f"{records} records in {out}")
 
 
 @app.command()
@@ -225,7 +214,7 @@ def health(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOp
     """Print the record's health in figures."""
     found = run_with(url, key, lambda gateway: gateway.ask("GET", f"{PREFIX}/health"))
     if as_json:
-        _print_lines([found])
+        print_json(found)
         return
     shown = Table(box=None, show_header=False, pad_edge=False)
     for name, value in found.items():
@@ -254,31 +243,12 @@ def _filters(
         if not equals:
             fail(f"--where {condition!r}: write it as name=value.", code=EXIT_FAILED)
         found[name] = value
-    return {**found, "start_time": _moment("--since", since), "end_time": _moment("--until", until)}
-
-
-def _moment(option: str, text: str | None) -> str | None:
-    """Return a time in ISO 8601: the one given, or so long ago."""
-    if text is None:
-        return None
-    number, unit = text[:-1], text[-1:]
-    if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < 8:
-        return (datetime.now(UTC) - timedelta(**{_UNITS[unit]: int(number)})).isoformat()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{option} {text!r}: write 15m, 2h, 7d, or a time in ISO 8601.", code=EXIT_FAILED)
-    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
-
-
-def _print_lines(items: Iterable[object]) -> None:
-    for item in items:
-        typer.echo(json.dumps(item))
+    return {**found, "start_time": past_of("--since", since), "end_time": past_of("--until", until)}
 
 
 def _print_line(console: Console, table: str, item: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        _print_lines([item])
+        print_json(item)
     else:
         console.print(Text("  ").join(cell for cell in _cells(item, COLUMNS[table]) if cell))
 
@@ -292,7 +262,7 @@ def _cell(name: str, value: object, style: str) -> Text:
     text = plain(value)
     if name == "timestamp":
         return Text(text[:23].replace("T", " "), "dim")
-    return Text(text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 1]}…", style)
+    return Text(short(text, MAX_CELL_CHARS), style)
 
 
 def _event_text(event: Mapping[str, Any]) -> Text:

@@ -8,35 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from hx_gateway.cli import access_options as options
 from hx_gateway.cli import key_import
-from hx_gateway.cli.access_options import (
-    AnyModelOption,
-    BlockedOption,
-    BudgetOption,
-    BurstOption,
-    DeletedOption,
-    JsonOption,
-    LimitOption,
-    MetadataOption,
-    ModelOption,
-    NameArgument,
-    NameOption,
-    NoBudgetsOption,
-    NoLimitsOption,
-    ParallelOption,
-    RpmOption,
-    SortOption,
-    TagFilter,
-    TagOption,
-    TenantOption,
-    TpmOption,
-    changes_of,
-    expiry_of,
-    limits_of,
-    pairs_of,
-    seconds_of,
-)
-from hx_gateway.cli.access_requests import Objects, Server, flag
+from hx_gateway.cli.access_options import changes_of, expiry_of, filters_of, limits_of, pairs_of, seconds_of
+from hx_gateway.cli.access_requests import Objects, Server
 from hx_gateway.cli.client import DEFAULT_URL, KeyOption, UrlOption
 from hx_gateway.cli.plain_text import plain
 from hx_gateway.cli.tables import (
@@ -89,35 +64,36 @@ AdminRoleOption = Annotated[
 
 @app.command()
 def create(
-    name: NameArgument,
+    name: options.NameArgument,
     team: TeamOption = None,
     user: UserOption = None,
-    tenant: TenantOption = None,
-    model: ModelOption = None,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    budget: BudgetOption = None,
+    tenant: options.TenantOption = None,
+    model: options.ModelOption = None,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    budget: options.BudgetOption = None,
     expires: ExpiresOption = None,
     alias: AliasOption = None,
     scope: ScopeOption = None,
     route: RouteOption = None,
     admin_role: AdminRoleOption = None,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Make a key and print its secret, which nobody can show again."""
+    limits = limits_of(rpm, tpm, parallel, burst)
     body = changes_of(
         name=name,
         model=model,
         budget=budget,
         tag=tag,
         metadata=metadata,
-        limits=limits_of(rpm, tpm, parallel, burst),
+        limits=limits,
         team_id=team,
         user_id=user,
         tenant_id=tenant,
@@ -134,24 +110,27 @@ def create(
 def list_keys(
     team: TeamOption = None,
     user: UserOption = None,
-    blocked: BlockedOption = None,
-    tag: TagFilter = None,
-    tenant: TenantOption = None,
-    deleted: DeletedOption = False,
-    sort: SortOption = "-created_at",
-    limit: LimitOption = 50,
-    as_json: JsonOption = False,
+    blocked: options.BlockedOption = None,
+    tag: options.TagFilter = None,
+    tenant: options.TenantOption = None,
+    deleted: options.DeletedOption = False,
+    sort: options.SortOption = "-created_at",
+    limit: options.LimitOption = 50,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Print keys, the newest first."""
-    filters = {"team_id": team, "user_id": user, "tenant_id": tenant, "blocked": flag(blocked), "tag": tag}
-    query = {**filters, "include_deleted": flag(deleted or None), "sort": sort}
-    KEYS.list(Server(url, key), query, limit, as_json=as_json)
+    filters = filters_of(
+        blocked=blocked, tag=tag, deleted=deleted, sort=sort, tenant_id=tenant, team_id=team, user_id=user
+    )
+    KEYS.list(Server(url, key), filters, limit, as_json=as_json)
 
 
 @app.command()
-def show(key_id: KeyArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
+def show(
+    key_id: KeyArgument, as_json: options.JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None
+) -> None:
     """Print a key with everything that is known of it, which its secret is not."""
     KEYS.show(Server(url, key), key_id, as_json=as_json)
 
@@ -159,23 +138,23 @@ def show(key_id: KeyArgument, as_json: JsonOption = False, url: UrlOption = DEFA
 @app.command()
 def update(
     key_id: KeyArgument,
-    name: NameOption = None,
-    model: ModelOption = None,
-    any_model: AnyModelOption = False,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    no_limits: NoLimitsOption = False,
-    budget: BudgetOption = None,
-    no_budgets: NoBudgetsOption = False,
+    name: options.NameOption = None,
+    model: options.ModelOption = None,
+    any_model: options.AnyModelOption = False,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    no_limits: options.NoLimitsOption = False,
+    budget: options.BudgetOption = None,
+    no_budgets: options.NoBudgetsOption = False,
     expires: ExpiresOption = None,
     alias: AliasOption = None,
     scope: ScopeOption = None,
     route: RouteOption = None,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
@@ -201,7 +180,7 @@ def update(
 def rotate(
     key_id: KeyArgument,
     grace: Annotated[str, typer.Option(help="How long the former secret works on: 0s to 7d.")] = "0s",
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:

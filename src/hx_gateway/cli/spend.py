@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,21 +14,21 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from hx_gateway.cli.access_requests import Server
 from hx_gateway.cli.client import DEFAULT_URL, EXIT_FAILED, GatewayClient, KeyOption, Parameters, UrlOption, run_with
+from hx_gateway.cli.moments import SinceOption, UntilOption, past_of
+from hx_gateway.cli.output_file import whole_file
 from hx_gateway.cli.plain_text import plain
 from hx_gateway.cli.start import fail
+from hx_gateway.cli.tables import print_json, short
 
-MAX_CELL_CHARS = 60
 BAR_CHARS = 20
 GROUP_COLUMNS = ("key_id", "team_id", "user_id", "tenant_id", "model", "day")
 LOG_COLUMNS = ("time", "model", "key", "tokens in", "out", "cost $", "status", "ms", "request")
 ERROR_COLUMNS = ("time", "status", "code", "model", "key", "request", "message")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 app = typer.Typer(help="What calls cost, by whom and why.", no_args_is_help=True)
 
-SinceOption = Annotated[str | None, typer.Option(help="From when on: 15m, 2h, 7d, or a time in ISO 8601.")]
-UntilOption = Annotated[str | None, typer.Option(help="Until when: 15m ago, or a time.")]
 KeyIdOption = Annotated[str | None, typer.Option("--key-id", help="Of this key.")]
 TeamOption = Annotated[str | None, typer.Option("--team", help="Of this team.")]
 UserOption = Annotated[str | None, typer.Option("--user", help="Of this user.")]
@@ -64,19 +60,10 @@ def logs(
     key: KeyOption = None,
 ) -> None:
     """Print calls and what they cost, the newest first; those of the last day unless --since says more."""
-    who = {"key_id": key_id, "team_id": team, "user_id": user, "model": model, "tenant_id": tenant}
-    query = {**who, "status": status, "tag": tag, **_window(since, until)}
-    if csv is not None:
-        _download(url, key, "/v1/spend/logs", query, csv)
-        return
-    page = run_with(url, key, lambda gateway: gateway.ask("GET", "/v1/spend/logs", {**query, "limit": limit}))
-    if as_json:
-        _print_json(page)
-        return
-    shown = _table(*LOG_COLUMNS, right=("tokens in", "out", "cost $", "ms"))
-    for item in page["items"]:
-        shown.add_row(*_log_cells(item))
-    _print_page(shown, page)
+    query = {**_whose(key_id, team, user, model, tenant), **_window(since, until), "status": status, "limit": limit}
+    page = _answer(Server(url, key), "/v1/spend/logs", {**query, "tag": tag}, as_json=as_json, csv=csv)
+    if page is not None:
+        _print_page(_table(*LOG_COLUMNS, right=("tokens in", "out", "cost $", "ms")), page, _log_cells)
 
 
 @app.command()
@@ -97,20 +84,10 @@ def errors(
     key: KeyOption = None,
 ) -> None:
     """Print calls that failed or were refused, the newest first."""
-    who = {"key_id": key_id, "team_id": team, "user_id": user, "model": model, "tenant_id": tenant}
-    query = {**who, "status": status, "code": code, **_window(since, until)}
-    if csv is not None:
-        _download(url, key, "/v1/spend/errors", query, csv)
-        return
-    page = run_with(url, key, lambda gateway: gateway.ask("GET", "/v1/spend/errors", {**query, "limit": limit}))
-    if as_json:
-        _print_json(page)
-        return
-    shown = _table(*ERROR_COLUMNS)
-    for item in page["items"]:
-        names = ("status", "code", "model", "key_id", "request_id", "message")
-        shown.add_row(_time(item["at"]), *[_cell(item[name]) for name in names])
-    _print_page(shown, page)
+    query = {**_whose(key_id, team, user, model, tenant), **_window(since, until), "status": status, "limit": limit}
+    page = _answer(Server(url, key), "/v1/spend/errors", {**query, "code": code}, as_json=as_json, csv=csv)
+    if page is not None:
+        _print_page(_table(*ERROR_COLUMNS), page, _error_cells)
 
 
 @app.command()
@@ -129,14 +106,9 @@ def summary(
     key: KeyOption = None,
 ) -> None:
     """Print what was spent by key, team, user, tenant, model or day, the dearest first."""
-    who = {"key_id": key_id, "team_id": team, "user_id": user, "model": model, "tenant_id": tenant}
-    query = {**who, "group_by": by, "start": start, "end": end}
-    if csv is not None:
-        _download(url, key, "/v1/spend/summary", query, csv)
-        return
-    found = run_with(url, key, lambda gateway: gateway.ask("GET", "/v1/spend/summary", query))
-    if as_json:
-        _print_json(found)
+    query = {**_whose(key_id, team, user, model, tenant), "group_by": by, "start": start, "end": end}
+    found = _answer(Server(url, key), "/v1/spend/summary", query, as_json=as_json, csv=csv)
+    if found is None:
         return
     console = Console()
     console.print(_summary_table(found))
@@ -157,7 +129,7 @@ def decision(
     path = f"/v1/decisions/{quote(request_id, safe='')}"
     found = run_with(url, key, lambda gateway: gateway.ask("GET", path, {"tenant_id": tenant}))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     root = Tree(Text(plain(request_id), "bold"))
     for call in found["calls"]:
@@ -189,7 +161,7 @@ def estimate(
     body = {"model": model, **{name: value for name, value in given.items() if value is not None}}
     found = run_with(url, key, lambda gateway: gateway.ask("POST", "/v1/cost/estimate", body=body))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     shown = _table("", "tokens in", "out", "cost $", right=("tokens in", "out", "cost $"))
     for name, label in (("expected", "expected"), ("upper_bound", "at most")):
@@ -227,57 +199,52 @@ def prices(
     method = "DELETE" if delete else "PUT" if body else "GET"
     found = run_with(url, key, lambda gateway: gateway.ask(method, path, body=body or None))
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif delete:
         typer.echo(f"{plain(model)}: no price is set any more")
     else:
         _print_prices(found["items"] if model is None else [found])
 
 
+def _whose(
+    key_id: str | None, team: str | None, user: str | None, model: str | None, tenant: str | None
+) -> dict[str, str | None]:
+    return {"key_id": key_id, "team_id": team, "user_id": user, "model": model, "tenant_id": tenant}
+
+
 def _window(since: str | None, until: str | None) -> dict[str, str | None]:
-    return {"start": _moment("--since", since), "end": _moment("--until", until)}
+    return {"start": past_of("--since", since), "end": past_of("--until", until)}
 
 
-def _moment(option: str, text: str | None) -> str | None:
-    """Return a time in ISO 8601: the one given, or so long ago."""
-    if text is None:
+def _answer(server: Server, path: str, query: Parameters, *, as_json: bool, csv: Path | None) -> Any:
+    """Return the answer that is to be shown, ``None`` where it was written as CSV or printed as JSON."""
+    if csv is not None:
+        _download(server, path, query, csv)
         return None
-    number, unit = text[:-1], text[-1:]
-    if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < 8:
-        return (datetime.now(UTC) - timedelta(**{_UNITS[unit]: int(number)})).isoformat()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{option} {text!r}: write 15m, 2h, 7d, or a time in ISO 8601.", code=EXIT_FAILED)
-    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
+    found = run_with(server.url, server.key, lambda gateway: gateway.ask("GET", path, query))
+    if not as_json:
+        return found
+    print_json(found)
+    return None
 
 
-def _download(url: str, key: str | None, path: str, query: Parameters, out: Path) -> None:
-    """Write an answer as CSV: to a file that is there whole or not at all, or to the terminal."""
-    draft = None if str(out) == "-" else out.with_name(f".{out.name}.part")
+def _download(server: Server, path: str, query: Parameters, out: Path) -> None:
+    """Write all of an answer, whatever its limit, as CSV: to a file, or to the terminal."""
+    target = None if str(out) == "-" else out
+    with whole_file(target) as file:
 
-    async def work(gateway: GatewayClient) -> None:
-        with nullcontext(sys.stdout.buffer) if draft is None else draft.open("wb") as file:
-            async for chunk in gateway.stream(path, {**query, "format": "csv"}):
+        async def work(gateway: GatewayClient) -> None:
+            async for chunk in gateway.stream(path, {**query, "limit": None, "format": "csv"}):
                 file.write(chunk)
 
-    try:
-        run_with(url, key, work)
-        if draft is not None:
-            draft.replace(out)
-            typer.echo(f"written to {out}")
-    except OSError as error:
-        fail(f"{out}: {error.strerror}", code=EXIT_FAILED)
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+        run_with(server.url, server.key, work)
+    if target is not None:
+        typer.echo(f"written to {out}")
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value))
-
-
-def _print_page(shown: Table, page: Mapping[str, Any]) -> None:
+def _print_page(shown: Table, page: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list[Text]]) -> None:
+    for item in page["items"]:
+        shown.add_row(*cells(item))
     console = Console()
     console.print(shown)
     more = "; there are more" if page["next_cursor"] else ""
@@ -308,6 +275,11 @@ def _log_cells(item: Mapping[str, Any]) -> list[Text]:
         Text(took),
         _cell(item["request_id"]),
     ]
+
+
+def _error_cells(item: Mapping[str, Any]) -> list[Text]:
+    names = ("status", "code", "model", "key_id", "request_id", "message")
+    return [_time(item["at"]), *[_cell(item[name]) for name in names]]
 
 
 def _summary_table(found: Mapping[str, Any]) -> Table:
@@ -389,5 +361,4 @@ def _time(text: str) -> Text:
 
 
 def _cell(value: object) -> Text:
-    text = plain(value)
-    return Text(text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 1]}…")
+    return Text(short(plain(value)))

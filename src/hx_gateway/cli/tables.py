@@ -56,7 +56,7 @@ def print_object(item: Shown, columns: Mapping[str, Cell]) -> None:
 
 def field(name: str, style: str = "") -> Cell:
     """Return the cell of a field as it is."""
-    return lambda item: Text(_short(plain(item.get(name))), style)
+    return lambda item: Text(short(plain(item.get(name))), style)
 
 
 def models_cell(item: Shown) -> Text:
@@ -157,11 +157,12 @@ def listed(values: Iterable[object]) -> str:
     """Return the first of ``values``, and how many more there are."""
     texts = [plain(value) for value in values]
     more = f" +{len(texts) - MAX_LISTED}" if len(texts) > MAX_LISTED else ""
-    return _short(", ".join(texts[:MAX_LISTED])) + more
+    return short(", ".join(texts[:MAX_LISTED])) + more
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 1]}…"
+def short(text: str, most: int = MAX_CELL_CHARS) -> str:
+    """Return the beginning of ``text`` that fits a cell."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 _IDS = frozenset({"id", "owner", "user"})

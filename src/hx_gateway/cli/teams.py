@@ -6,32 +6,11 @@ from typing import Annotated
 
 import typer
 
-from hx_gateway.cli.access_options import (
-    AnyModelOption,
-    BlockedOption,
-    BudgetOption,
-    BurstOption,
-    DeletedOption,
-    JsonOption,
-    LimitOption,
-    MetadataOption,
-    ModelOption,
-    NameArgument,
-    NameOption,
-    NoBudgetsOption,
-    NoLimitsOption,
-    ParallelOption,
-    RpmOption,
-    SortOption,
-    TagFilter,
-    TagOption,
-    TenantOption,
-    TpmOption,
-    changes_of,
-    limits_of,
-)
-from hx_gateway.cli.access_requests import Objects, Server, flag
+from hx_gateway.cli import access_options as options
+from hx_gateway.cli.access_options import changes_of, filters_of, limits_of
+from hx_gateway.cli.access_requests import Objects, Server
 from hx_gateway.cli.client import DEFAULT_URL, KeyOption, UrlOption, run_with
+from hx_gateway.cli.object_commands import add_show, add_switches
 from hx_gateway.cli.tables import (
     budgets_cell,
     field,
@@ -74,117 +53,81 @@ UserArgument = Annotated[str, typer.Argument(help="The id of the user.")]
 
 @app.command()
 def create(
-    name: NameArgument,
-    tenant: TenantOption = None,
-    model: ModelOption = None,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    budget: BudgetOption = None,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    name: options.NameArgument,
+    tenant: options.TenantOption = None,
+    model: options.ModelOption = None,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    budget: options.BudgetOption = None,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Make a team."""
+    limits = limits_of(rpm, tpm, parallel, burst)
     body = changes_of(
-        name=name,
-        model=model,
-        budget=budget,
-        tag=tag,
-        metadata=metadata,
-        limits=limits_of(rpm, tpm, parallel, burst),
-        tenant_id=tenant,
+        name=name, model=model, budget=budget, tag=tag, metadata=metadata, limits=limits, tenant_id=tenant
     )
     TEAMS.print(TEAMS.create(Server(url, key), body), as_json=as_json)
 
 
 @app.command("list")
 def list_teams(
-    blocked: BlockedOption = None,
-    tag: TagFilter = None,
-    tenant: TenantOption = None,
-    deleted: DeletedOption = False,
-    sort: SortOption = "-created_at",
-    limit: LimitOption = 50,
-    as_json: JsonOption = False,
+    blocked: options.BlockedOption = None,
+    tag: options.TagFilter = None,
+    tenant: options.TenantOption = None,
+    deleted: options.DeletedOption = False,
+    sort: options.SortOption = "-created_at",
+    limit: options.LimitOption = 50,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Print teams, the newest first."""
-    filters = {"tenant_id": tenant, "blocked": flag(blocked), "tag": tag}
-    query = {**filters, "include_deleted": flag(deleted or None), "sort": sort}
-    TEAMS.list(Server(url, key), query, limit, as_json=as_json)
+    filters = filters_of(blocked=blocked, tag=tag, deleted=deleted, sort=sort, tenant_id=tenant)
+    TEAMS.list(Server(url, key), filters, limit, as_json=as_json)
 
 
-@app.command()
-def show(team: TeamArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Print a team with everything that is known of it."""
-    TEAMS.show(Server(url, key), team, as_json=as_json)
+add_show(app, TEAMS)
 
 
 @app.command()
 def update(
     team: TeamArgument,
-    name: NameOption = None,
-    model: ModelOption = None,
-    any_model: AnyModelOption = False,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    no_limits: NoLimitsOption = False,
-    budget: BudgetOption = None,
-    no_budgets: NoBudgetsOption = False,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    name: options.NameOption = None,
+    model: options.ModelOption = None,
+    any_model: options.AnyModelOption = False,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    no_limits: options.NoLimitsOption = False,
+    budget: options.BudgetOption = None,
+    no_budgets: options.NoBudgetsOption = False,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Change what is given; limits that are not named stay as they are, budgets and tags are replaced."""
     chosen = changes_of(
-        name=name,
-        model=model,
-        any_model=any_model,
-        budget=budget,
-        no_budgets=no_budgets,
-        tag=tag,
-        metadata=metadata,
+        name=name, model=model, any_model=any_model, budget=budget, no_budgets=no_budgets, tag=tag, metadata=metadata
     )
     limits = limits_of(rpm, tpm, parallel, burst)
     TEAMS.print(TEAMS.update(Server(url, key), team, chosen, limits, no_limits=no_limits), as_json=as_json)
 
 
-@app.command()
-def delete(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Delete a team: it stops working at once. ``restore`` undoes it."""
-    TEAMS.say(TEAMS.act(Server(url, key), team, "delete"), "deleted; 'hx-gateway teams restore' undoes it")
-
-
-@app.command()
-def restore(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Restore a team that was deleted."""
-    TEAMS.say(TEAMS.act(Server(url, key), team, "restore"), "restored")
-
-
-@app.command()
-def block(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Refuse everything of a team from now on."""
-    TEAMS.say(TEAMS.update(Server(url, key), team, {"blocked": True}), "blocked")
-
-
-@app.command()
-def unblock(team: TeamArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Let a blocked team in again."""
-    TEAMS.say(TEAMS.update(Server(url, key), team, {"blocked": False}), "unblocked")
+add_switches(app, TEAMS)
 
 
 @members.command("list")
 def list_members(
-    team: TeamArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None
+    team: TeamArgument, as_json: options.JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None
 ) -> None:
     """Print who is in a team."""
     found = run_with(url, key, lambda gateway: gateway.ask("GET", TEAMS.where(team, "members")))["data"]

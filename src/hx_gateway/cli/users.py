@@ -6,32 +6,11 @@ from typing import Annotated
 
 import typer
 
-from hx_gateway.cli.access_options import (
-    AnyModelOption,
-    BlockedOption,
-    BudgetOption,
-    BurstOption,
-    DeletedOption,
-    JsonOption,
-    LimitOption,
-    MetadataOption,
-    ModelOption,
-    NameArgument,
-    NameOption,
-    NoBudgetsOption,
-    NoLimitsOption,
-    ParallelOption,
-    RpmOption,
-    SortOption,
-    TagFilter,
-    TagOption,
-    TenantOption,
-    TpmOption,
-    changes_of,
-    limits_of,
-)
-from hx_gateway.cli.access_requests import Objects, Server, flag
+from hx_gateway.cli import access_options as options
+from hx_gateway.cli.access_options import changes_of, filters_of, limits_of
+from hx_gateway.cli.access_requests import Objects, Server
 from hx_gateway.cli.client import DEFAULT_URL, KeyOption, UrlOption
+from hx_gateway.cli.object_commands import add_show, add_switches
 from hx_gateway.cli.tables import budgets_cell, field, limits_cell, models_cell, moment_cell, state_cell, tags_cell
 
 app = typer.Typer(help="Users of a running gateway.", no_args_is_help=True)
@@ -59,30 +38,31 @@ RoleOption = Annotated[str | None, typer.Option("--role", help="member, tenant_a
 
 @app.command()
 def create(
-    name: NameArgument,
+    name: options.NameArgument,
     email: EmailOption = None,
     role: RoleOption = None,
-    tenant: TenantOption = None,
-    model: ModelOption = None,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    budget: BudgetOption = None,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    tenant: options.TenantOption = None,
+    model: options.ModelOption = None,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    budget: options.BudgetOption = None,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Make a user."""
+    limits = limits_of(rpm, tpm, parallel, burst)
     body = changes_of(
         name=name,
         model=model,
         budget=budget,
         tag=tag,
         metadata=metadata,
-        limits=limits_of(rpm, tpm, parallel, burst),
+        limits=limits,
         tenant_id=tenant,
         email=email,
         role=role,
@@ -95,26 +75,24 @@ def list_users(
     team: Annotated[str | None, typer.Option(help="Those of one team.")] = None,
     email: EmailOption = None,
     role: RoleOption = None,
-    blocked: BlockedOption = None,
-    tag: TagFilter = None,
-    tenant: TenantOption = None,
-    deleted: DeletedOption = False,
-    sort: SortOption = "-created_at",
-    limit: LimitOption = 50,
-    as_json: JsonOption = False,
+    blocked: options.BlockedOption = None,
+    tag: options.TagFilter = None,
+    tenant: options.TenantOption = None,
+    deleted: options.DeletedOption = False,
+    sort: options.SortOption = "-created_at",
+    limit: options.LimitOption = 50,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Print users, the newest first."""
-    filters = {"team_id": team, "email": email, "role": role, "tenant_id": tenant, "blocked": flag(blocked), "tag": tag}
-    query = {**filters, "include_deleted": flag(deleted or None), "sort": sort}
-    USERS.list(Server(url, key), query, limit, as_json=as_json)
+    filters = filters_of(
+        blocked=blocked, tag=tag, deleted=deleted, sort=sort, tenant_id=tenant, team_id=team, email=email, role=role
+    )
+    USERS.list(Server(url, key), filters, limit, as_json=as_json)
 
 
-@app.command()
-def show(user: UserArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Print a user with everything that is known of it."""
-    USERS.show(Server(url, key), user, as_json=as_json)
+add_show(app, USERS)
 
 
 @app.command()
@@ -122,19 +100,19 @@ def update(
     user: UserArgument,
     email: EmailOption = None,
     role: RoleOption = None,
-    name: NameOption = None,
-    model: ModelOption = None,
-    any_model: AnyModelOption = False,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    parallel: ParallelOption = None,
-    burst: BurstOption = None,
-    no_limits: NoLimitsOption = False,
-    budget: BudgetOption = None,
-    no_budgets: NoBudgetsOption = False,
-    tag: TagOption = None,
-    metadata: MetadataOption = None,
-    as_json: JsonOption = False,
+    name: options.NameOption = None,
+    model: options.ModelOption = None,
+    any_model: options.AnyModelOption = False,
+    rpm: options.RpmOption = None,
+    tpm: options.TpmOption = None,
+    parallel: options.ParallelOption = None,
+    burst: options.BurstOption = None,
+    no_limits: options.NoLimitsOption = False,
+    budget: options.BudgetOption = None,
+    no_budgets: options.NoBudgetsOption = False,
+    tag: options.TagOption = None,
+    metadata: options.MetadataOption = None,
+    as_json: options.JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
@@ -154,25 +132,4 @@ def update(
     USERS.print(USERS.update(Server(url, key), user, chosen, limits, no_limits=no_limits), as_json=as_json)
 
 
-@app.command()
-def delete(user: UserArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Delete a user: it stops working at once. ``restore`` undoes it."""
-    USERS.say(USERS.act(Server(url, key), user, "delete"), "deleted; 'hx-gateway users restore' undoes it")
-
-
-@app.command()
-def restore(user: UserArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Restore a user that was deleted."""
-    USERS.say(USERS.act(Server(url, key), user, "restore"), "restored")
-
-
-@app.command()
-def block(user: UserArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Refuse everything of a user from now on."""
-    USERS.say(USERS.update(Server(url, key), user, {"blocked": True}), "blocked")
-
-
-@app.command()
-def unblock(user: UserArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None) -> None:
-    """Let a blocked user in again."""
-    USERS.say(USERS.update(Server(url, key), user, {"blocked": False}), "unblocked")
+add_switches(app, USERS)

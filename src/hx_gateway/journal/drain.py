@@ -207,7 +207,8 @@ class Drain:
         """Wake the lanes when enough has arrived or it has waited long enough; look after the journal."""
         adopt_at = 0.0
         ticked_at = time.monotonic()
-        while True:
+        # Not for ever: a cancellation that meets what is waited for is lost (``asyncio.wait_for`` before Python 3.12).
+        while not self._stopping:
             now = time.monotonic()
             if now - ticked_at >= min(1.0, self._options.flush_seconds):
                 ticked_at = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -85,47 +85,17 @@ class CallJournal:
 
     def given_up(self, call: CallAsk, code: str, message: str, *, status: int, decision: dict[str, Any]) -> None:
         """Write that a call whose intent is written does not begin after all; never raises."""
-        self._must_write(
-            encode(
-                Refused(
-                    call_id=call.call_id,
-                    request_id=call.request_id,
-                    tenant_id=call.tenant_id,
-                    key_id=call.key_id,
-                    team_id=call.team_id,
-                    user_id=call.user_id,
-                    operation=call.operation,
-                    requested_model=call.requested_model,
-                    model=call.model,
-                    status=status,
-                    code=code,
-                    message=message,
-                    at_us=self._now_us(),
-                    route=call.route,
-                    decision=_as_json(decision),
-                )
-            )
-        )
+        self._must_write(encode(self._refusal(call, code, message, status=status, decision=decision)))
 
     def refused(self, refused: CallRefused) -> None:
         """Write that a call never began, if the journal takes it; never raises."""
-        record = Refused(
-            call_id=refused.call_id,
-            request_id=refused.request_id,
-            tenant_id=refused.tenant_id,
-            key_id=refused.key_id,
-            team_id=refused.team_id,
-            user_id=refused.user_id,
-            operation=refused.operation,
-            requested_model=refused.requested_model,
-            model=refused.model,
+        record = self._refusal(
+            refused,
+            refused.code,
+            refused.message,
             status=refused.status,
-            code=refused.code,
-            message=refused.message,
-            at_us=self._now_us(),
-            route=refused.route,
+            decision=refused.decision,
             ending=refused.ending,
-            decision=_as_json(refused.decision),
         )
         try:
             self._write(encode(record))
@@ -185,6 +155,35 @@ class CallJournal:
             pass
         self.refused_records += 1
         self._unwritten.append(payload)
+
+    def _refusal(
+        self,
+        call: CallAsk | CallRefused,
+        code: str,
+        message: str,
+        *,
+        status: int,
+        decision: Mapping[str, Any],
+        ending: str = "refused",
+    ) -> Refused:
+        return Refused(
+            call_id=call.call_id,
+            request_id=call.request_id,
+            tenant_id=call.tenant_id,
+            key_id=call.key_id,
+            team_id=call.team_id,
+            user_id=call.user_id,
+            operation=call.operation,
+            requested_model=call.requested_model,
+            model=call.model,
+            status=status,
+            code=code,
+            message=message,
+            at_us=self._now_us(),
+            route=call.route,
+            ending=ending,
+            decision=_as_json(decision),
+        )
 
     def _facts(self, admission: Admission) -> CallFacts:
         call = admission.call

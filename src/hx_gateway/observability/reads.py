@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hx_gateway.errors import HXError, InvalidRequest, NotFound
+from hx_gateway.http.query_parameters import read_parameters, time_parameter
 from hx_gateway.kit.epochs import from_unix_us, unix_us
 from hx_gateway.observability.answers import JSON_LINES, encode, json_reply
 from hx_gateway.observability.filters import (
@@ -21,14 +22,7 @@ from hx_gateway.observability.filters import (
 )
 from hx_gateway.observability.ingest import no_record
 from hx_gateway.observability.layer import DatabaseIntegrationLayer
-from hx_gateway.observability.parameters import (
-    TENANT,
-    count_parameter,
-    read_parameters,
-    share_parameter,
-    tenant_of,
-    time_parameter,
-)
+from hx_gateway.observability.parameters import TENANT, count_parameter, share_parameter, tenant_of
 from hx_gateway.observability.repository import RecordRepository
 from hx_gateway.observability.trace_tree import build_tree
 from hx_gateway.pipeline.context import BrokenReply, Context, Reply

@@ -9,20 +9,13 @@ from typing import Any
 import msgspec
 
 from hx_gateway.errors import InvalidRequest, NotFound
+from hx_gateway.http.query_parameters import read_parameters, time_parameter
 from hx_gateway.migrations.runner import DRIVER_ERRORS
 from hx_gateway.observability.answers import json_reply
 from hx_gateway.observability.dead_letters import DeadLetters, Replay, check_ids
 from hx_gateway.observability.filters import DEFAULT_LIMIT, MAX_LIMIT, check_limit, check_text, check_window
 from hx_gateway.observability.layer import DatabaseIntegrationLayer
-from hx_gateway.observability.parameters import (
-    TENANT,
-    count_parameter,
-    flag_parameter,
-    read_parameters,
-    tenant_of,
-    time_parameter,
-    whole_number,
-)
+from hx_gateway.observability.parameters import TENANT, count_parameter, flag_parameter, tenant_of, whole_number
 from hx_gateway.observability.tables import retention_of
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.services.failures import dependency_error

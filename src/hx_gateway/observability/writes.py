@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from hx_gateway.errors import UnsupportedMedia
+from hx_gateway.http.query_parameters import choice_parameter, read_parameters
 from hx_gateway.journal.errors import JournalRefused
 from hx_gateway.observability.answers import json_reply
 from hx_gateway.observability.ingest import LARGE_BODY_BYTES, split_json, split_lines, write_events
 from hx_gateway.observability.layer import Accepted, DatabaseIntegrationLayer
 from hx_gateway.observability.otlp.encoding import inflate
-from hx_gateway.observability.parameters import TENANT, choice_parameter, read_parameters, tenant_of
+from hx_gateway.observability.parameters import TENANT, tenant_of
 from hx_gateway.pipeline.context import Context, Reply
 
 MAX_BODY_BYTES = 32 * 1024 * 1024

@@ -151,11 +151,18 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     parts: list[bytes] = []
     size = 0
     chunks = exchange.chunks()
-    async for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size > WHOLE_ANSWER_BYTES:
-            return Reply(head.status, client_headers(head), _relay_large(ctx, exchange, chunks, b"".join(parts)))
+    try:
+        async for chunk in chunks:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > WHOLE_ANSWER_BYTES:
+                return Reply(head.status, client_headers(head), _relay_large(ctx, exchange, chunks, b"".join(parts)))
+    except (asyncio.CancelledError, UpstreamError):
+        ctx.usage = usage_from_body(b"".join([*parts, exchange.facts.unread]))
+        if ctx.usage is None:
+            # All of it was made before its head was sent: as good as no word about what it cost.
+            ctx.call_state = CallState.SENT
+        raise
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     ctx.usage = usage_from_body(body)
     if ctx.usage is None:

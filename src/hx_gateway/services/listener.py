@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import asyncpg
 from redis.exceptions import RedisError
@@ -28,30 +29,29 @@ _ERRORS = (
 )
 
 
-class Listener(ABC):
-    """One subscription on a connection of its own, opened again whenever it ends.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ears:
+    """Whom to tell what comes. The callbacks must not raise.
 
     ``heard`` gets each message. ``healed`` is called each time the subscription stands, ``lost`` each time it ends or
-    its first attempt fails: between the two, messages may be missed, and nobody repeats them. The callbacks must not
-    raise. A connection that hangs counts as lost after :data:`BEAT_SECONDS` and :data:`BEAT_TIMEOUT_SECONDS`.
+    its first attempt fails: between the two, messages may be missed, and nobody repeats them. A connection that hangs
+    counts as lost after ``beat`` and ``beat_timeout`` seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        heard: Callable[[str], None],
-        lost: Callable[[FailureKind], None],
-        healed: Callable[[], None],
-        beat: float = BEAT_SECONDS,
-        beat_timeout: float = BEAT_TIMEOUT_SECONDS,
-        backoff: Backoff | None = None,
-    ) -> None:
-        self._heard = heard
-        self._lost = lost
-        self._healed = healed
-        self._beat = beat
-        self._beat_timeout = beat_timeout
-        self._backoff = backoff or Backoff(first=0.2, most=2.0)
+    heard: Callable[[str], None]
+    lost: Callable[[FailureKind], None]
+    healed: Callable[[], None]
+    beat: float = BEAT_SECONDS
+    beat_timeout: float = BEAT_TIMEOUT_SECONDS
+
+
+class Listener(ABC):
+    """One subscription on a connection of its own, opened again whenever it ends."""
+
+    def __init__(self, channel: str, ears: Ears) -> None:
+        self._channel = channel
+        self._ears = ears
+        self._backoff = Backoff(first=0.2, most=2.0)
         self._tried = asyncio.Event()
         self._stands = False
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +77,7 @@ class Listener(ABC):
             except _ERRORS as error:
                 kind = classify(error).kind
             if self._stands or not self._tried.is_set():
-                self._lost(kind)
+                self._ears.lost(kind)
             self._stands = False
             self._tried.set()
             await asyncio.sleep(self._backoff.next())
@@ -86,7 +86,7 @@ class Listener(ABC):
         """Say that the subscription stands."""
         self._stands = True
         self._backoff.reset()
-        self._healed()
+        self._ears.healed()
         self._tried.set()
 
     @abstractmethod

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 
-from hx_gateway.kit.backoff import Backoff
-from hx_gateway.services.base import FailureKind
 from hx_gateway.services.dsn import postgres_dsn
-from hx_gateway.services.listener import BEAT_SECONDS, BEAT_TIMEOUT_SECONDS, CONNECT_SECONDS, Listener
+from hx_gateway.services.listener import CONNECT_SECONDS, Ears, Listener
 
 
 class PostgresListener(Listener):
@@ -22,21 +19,9 @@ class PostgresListener(Listener):
     ``LISTEN`` and never delivers anything, which counts as lost here.
     """
 
-    def __init__(
-        self,
-        url: str,
-        channel: str,
-        *,
-        heard: Callable[[str], None],
-        lost: Callable[[FailureKind], None],
-        healed: Callable[[], None],
-        beat: float = BEAT_SECONDS,
-        beat_timeout: float = BEAT_TIMEOUT_SECONDS,
-        backoff: Backoff | None = None,
-    ) -> None:
-        super().__init__(heard=heard, lost=lost, healed=healed, beat=beat, beat_timeout=beat_timeout, backoff=backoff)
+    def __init__(self, url: str, channel: str, ears: Ears) -> None:
+        super().__init__(channel, ears)
         self._dsn = postgres_dsn(url)
-        self._channel = channel
         self._echo_channel = f"hx_echo_{secrets.token_hex(8)}"
 
     async def _listen(self) -> None:
@@ -49,17 +34,17 @@ class PostgresListener(Listener):
                 await connection.add_listener(self._echo_channel, lambda *_told: echoed.set())
             await self._echo(connection, echoed)
             self._stand()
-            while not await _within(self._beat, ended):
+            while not await _within(self._ears.beat, ended):
                 await self._echo(connection, echoed)
         finally:
             connection.terminate()
 
     def _take(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
-        self._heard(payload)
+        self._ears.heard(payload)
 
     async def _echo(self, connection: Any, echoed: asyncio.Event) -> None:
         echoed.clear()
-        async with asyncio.timeout(self._beat_timeout):
+        async with asyncio.timeout(self._ears.beat_timeout):
             await connection.execute(f"NOTIFY {self._echo_channel}")
             await echoed.wait()
 

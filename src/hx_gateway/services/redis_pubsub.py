@@ -12,11 +12,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from hx_gateway.kit.backoff import Backoff
-from hx_gateway.services.base import FailureKind
 from hx_gateway.services.dsn import redis_dsn
 from hx_gateway.services.failures import dependency_error
-from hx_gateway.services.listener import BEAT_SECONDS, BEAT_TIMEOUT_SECONDS, CONNECT_SECONDS, Listener
+from hx_gateway.services.listener import CONNECT_SECONDS, Ears, Listener
 from hx_gateway.services.redis import RedisService
 
 
@@ -27,20 +25,8 @@ class RedisListener(Listener):
     meanwhile would be missed without anybody's knowing.
     """
 
-    def __init__(
-        self,
-        url: str,
-        channel: str,
-        *,
-        heard: Callable[[str], None],
-        lost: Callable[[FailureKind], None],
-        healed: Callable[[], None],
-        beat: float = BEAT_SECONDS,
-        beat_timeout: float = BEAT_TIMEOUT_SECONDS,
-        backoff: Backoff | None = None,
-    ) -> None:
-        super().__init__(heard=heard, lost=lost, healed=healed, beat=beat, beat_timeout=beat_timeout, backoff=backoff)
-        self._channel = channel
+    def __init__(self, url: str, channel: str, ears: Ears) -> None:
+        super().__init__(channel, ears)
         # Protocol 2: there, messages and answers come through one call. Bytes: anybody may publish what is no text.
         self._pool: Any = redis.asyncio.ConnectionPool.from_url(
             redis_dsn(url),
@@ -66,14 +52,14 @@ class RedisListener(Listener):
 
     async def _hear(self, connection: Any) -> None:
         """Take one message, or see that the server still answers. Raises the driver's errors."""
-        told = await connection.read_response(timeout=self._beat)
+        told = await connection.read_response(timeout=self._ears.beat)
         if told is None:
             await connection.send_command("PING", check_health=False)
-            told = await connection.read_response(timeout=self._beat_timeout)
+            told = await connection.read_response(timeout=self._ears.beat_timeout)
         if told is None:
             raise TimeoutError
         if told[0] == b"message":
-            self._heard(told[2].decode("utf-8", "replace"))
+            self._ears.heard(told[2].decode("utf-8", "replace"))
 
 
 def publisher(service: RedisService, channel: str, *, seconds: float = 1.0) -> Callable[[str], Awaitable[None]]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from hx_gateway.errors import InvalidRequest
+from hx_gateway.http.query_parameters import choice_parameter
 from hx_gateway.pipeline.context import Context
 from hx_gateway.spend.cursors import Position, decode_cursor
-from hx_gateway.spend.parameters import choice_parameter, date_parameter, limit_parameter, time_parameter
+from hx_gateway.spend.parameters import date_parameter, limit_parameter, time_parameter
 from hx_gateway.spend.rights import TENANT, Sight, sight_of
 from hx_gateway.spend.sources import GROUPS, SETTLED_BY, SUMMARY_FILTERS, Source
 
@@ -66,8 +67,7 @@ def row_filters(ctx: Context, source: Source, parameters: Mapping[str, str], now
     assert ctx.principal is not None
     sight = sight_of(ctx.principal, parameters.get(TENANT))
     chosen = {name: parameters[name] for name in source.filters if name in parameters}
-    if "settled_by" in chosen:
-        choice_parameter(chosen, "settled_by", SETTLED_BY, "")
+    choice_parameter(chosen, "settled_by", SETTLED_BY)
     status = _status(parameters.get("status"))
     after, first_start = decode_cursor(parameters.get("cursor"), _mark(source, sight, chosen, status))
     end = time_parameter(parameters, "end")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hx_gateway.errors import HXError, InvalidRequest, NotFound
+from hx_gateway.http.query_parameters import choice_parameter
 from hx_gateway.pipeline.context import BrokenReply, Context, Reply
 from hx_gateway.spend.answers import (
     CSV,
@@ -24,7 +25,7 @@ from hx_gateway.spend.answers import (
 )
 from hx_gateway.spend.decisions import explain
 from hx_gateway.spend.filters import RowFilters, row_filters, row_parameters, summary_filters, summary_parameters
-from hx_gateway.spend.parameters import choice_parameter, read_parameters
+from hx_gateway.spend.parameters import read_parameters
 from hx_gateway.spend.repository import SpendRepository
 from hx_gateway.spend.rights import TENANT, sight_of
 from hx_gateway.spend.sources import SUMS, Source
@@ -46,7 +47,7 @@ class SpendReads:
 
         async def handler(ctx: Context) -> Reply:
             parameters = read_parameters(ctx, row_parameters(source))
-            shape = choice_parameter(parameters, "format", FORMATS, "json")
+            shape = choice_parameter(parameters, "format", FORMATS) or "json"
             filters = row_filters(ctx, source, parameters, self._now())
             if shape == "json":
                 return await self._page(source, filters)
@@ -77,7 +78,7 @@ class SpendReads:
     async def summary(self, ctx: Context) -> Reply:
         """Answer with sums of the days, never of single calls."""
         parameters = read_parameters(ctx, summary_parameters())
-        shape = choice_parameter(parameters, "format", FORMATS[:2], "json")
+        shape = choice_parameter(parameters, "format", FORMATS[:2]) or "json"
         filters = summary_filters(ctx, parameters, self._now().astimezone(UTC).date())
         rows = await self._repository.summary(filters)
         truncated = bool(rows) and rows[0]["groups"] > len(rows)

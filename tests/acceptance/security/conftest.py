@@ -15,7 +15,7 @@ import redis
 from tests.acceptance.people import People, World, populate
 from tests.acceptance.security.attacks import ISSUED, Parrot
 from tests.fixtures.gateway import Answer, Gateway
-from tests.fixtures.servers import PostgresServer, RedisServer, Servers, _postgres_binaries, _redis_binary
+from tests.fixtures.servers import SERVERS, Servers, running_servers
 
 # One for each place that a secret is put: what is found somewhere says where it came from.
 STORE_PASSWORDS = ("canary-of-postgres-4c1d", "canary-of-redis-77aa")
@@ -60,20 +60,10 @@ class Site:
 @pytest.fixture(scope="package")
 def servers() -> Iterator[Servers]:
     """Run the newest stores: what is attacked here does not differ with their version."""
-    with ExitStack() as stack:
-        bases = [
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hx-", ignore_cleanup_errors=True)))
-            for _ in range(2)
-        ]
-        postgres = PostgresServer(_postgres_binaries("wheel18"), bases[0])
-        stack.callback(postgres.close)
-        store = RedisServer(_redis_binary("valkey"), bases[1])
-        stack.callback(store.close)
-        postgres.start()
-        store.start()
-        with redis.Redis.from_url(store.url) as client:
+    with running_servers(SERVERS[0]) as servers:
+        with redis.Redis.from_url(servers.redis.url) as client:
             client.config_set("requirepass", STORE_PASSWORDS[1])
-        yield Servers(postgres, store)
+        yield servers
 
 
 @pytest.fixture(scope="package")

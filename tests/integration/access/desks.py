@@ -21,6 +21,7 @@ from hx_gateway.access.peppers import Peppers
 from hx_gateway.access.shared_keys import SharedKeys
 from hx_gateway.errors import HXError
 from hx_gateway.kit.clock import Clock
+from hx_gateway.services.listener import Ears, Listener
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.services.postgres_listener import PostgresListener
 from hx_gateway.services.redis import RedisService
@@ -110,15 +111,17 @@ async def desk_of(
             heard_key=desk.authenticator.forget_imported,
         )
         for source in sources:
-            kind: Any = PostgresListener if source == "postgres" else RedisListener
-            listener = kind(
-                url if source == "postgres" else redis_url,
-                POSTGRES_CHANNEL if source == "postgres" else REDIS_CHANNEL,
+            ears = Ears(
                 heard=invalidation.heard,
                 lost=partial(invalidation.lost, source),
                 healed=partial(invalidation.healed, source),
                 beat=0.2,
                 beat_timeout=0.5,
+            )
+            listener: Listener = (
+                PostgresListener(url, POSTGRES_CHANNEL, ears)
+                if source == "postgres"
+                else RedisListener(str(redis_url), REDIS_CHANNEL, ears)
             )
             await listener.start()
             stack.push_async_callback(listener.close)

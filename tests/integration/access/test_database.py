@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from hx_gateway.errors import Unavailable
 from hx_gateway.services.base import DependencyError, FailureKind
 from hx_gateway.services.database import DatabaseManager
 from tests.fixtures.servers import Servers
@@ -62,7 +63,13 @@ async def test_a_statements_own_failure_stays_what_it_is(database: DatabaseManag
     with pytest.raises(IntegrityError):
         async with database.session() as session:
             await session.execute(INSERT, {"id": "default"})
-    with pytest.raises(DBAPIError, match="nowhere"):
+    with pytest.raises(DBAPIError, match="division"):
+        async with database.session() as session:
+            await session.execute(text("SELECT 1 / 0"))
+
+
+async def test_before_the_first_migration_it_is_not_available_yet(database: DatabaseManager) -> None:
+    with pytest.raises(Unavailable, match="not there yet"):
         async with database.session() as session:
             await session.execute(text("SELECT * FROM nowhere"))
 

@@ -11,6 +11,7 @@ import pytest
 from hx_gateway.access.invalidation import REDIS_CHANNEL
 from hx_gateway.access.key_cache import UNPUSHED_FRESH_SECONDS
 from hx_gateway.services.base import FailureKind
+from hx_gateway.services.listener import Ears
 from hx_gateway.services.postgres_listener import PostgresListener
 from hx_gateway.services.redis import RedisService
 from hx_gateway.services.redis_pubsub import RedisListener
@@ -146,7 +147,8 @@ async def test_a_server_that_is_away_at_the_start_is_said_to_be_lost_once(server
     for kind in (PostgresListener, RedisListener):
         scheme = "postgresql" if kind is PostgresListener else "redis"
         lost: list[FailureKind] = []
-        listener = kind(f"{scheme}://127.0.0.1:1/0", "hx", heard=lost.append, lost=lost.append, healed=lost.clear)  # type: ignore[arg-type]
+        ears = Ears(heard=lambda _text: None, lost=lost.append, healed=lost.clear)
+        listener = kind(f"{scheme}://127.0.0.1:1/0", "hx", ears)
         await listener.start()
         await asyncio.sleep(0.6)
         await listener.close()

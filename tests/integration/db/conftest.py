@@ -27,14 +27,6 @@ def migrated(servers: Servers) -> Iterator[str]:
 
 
 @pytest.fixture
-async def connection(migrated: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Give a connection to ``migrated``."""
-    connection = await asyncpg.connect(migrated)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def other(migrated: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     """Give a second one."""
     connection = await asyncpg.connect(migrated)

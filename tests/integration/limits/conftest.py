@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,23 @@ from hx_gateway.limits.durable import Authority
 from hx_gateway.limits.repository import PostgresLedger
 from hx_gateway.limits.roots import JournalRoot
 from hx_gateway.services.postgres import PostgresService
-from tests.fixtures.servers import PostgresServer, _postgres_binaries
+from tests.fixtures.servers import PostgresServer, running_postgres
 from tests.integration.db.databases import migrated_database
 
 MakeLedger = Callable[..., PostgresLedger]
 
 
-@contextmanager
-def _running(which: str) -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="hx-", ignore_cleanup_errors=True) as base:
-        server = PostgresServer(_postgres_binaries(which), Path(base))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.close()
-
-
 @pytest.fixture(scope="session")
 def postgres18() -> Iterator[PostgresServer]:
     """Run the newest PostgreSQL, for all tests that ask for it."""
-    with _running("wheel18") as server:
+    with running_postgres("wheel18") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres15() -> Iterator[PostgresServer]:
     """Run the oldest PostgreSQL that is supported and is here."""
-    with _running("debian15") as server:
+    with running_postgres("debian15") as server:
         yield server
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -13,7 +11,7 @@ import pytest
 from hx_gateway.pricing.source import PriceSource
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.spend.repository import SpendRepository
-from tests.fixtures.servers import PostgresServer, _postgres_binaries
+from tests.fixtures.servers import PostgresServer, running_postgres
 from tests.integration.db.databases import ready_database
 from tests.integration.spend.samples import EMPTY, TABLES, Asker, Listed, Rows
 
@@ -21,13 +19,8 @@ from tests.integration.spend.samples import EMPTY, TABLES, Asker, Listed, Rows
 @pytest.fixture(scope="session")
 def spend_server() -> Iterator[PostgresServer]:
     """Run the newest PostgreSQL."""
-    with tempfile.TemporaryDirectory(prefix="hx-", ignore_cleanup_errors=True) as base:
-        server = PostgresServer(_postgres_binaries("wheel18"), Path(base))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.close()
+    with running_postgres("wheel18") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
