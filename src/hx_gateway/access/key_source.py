@@ -71,29 +71,6 @@ class PostgresKeySource:
         return replace(record, allowance=with_default_rate(record.allowance, record.id, self._default_rpm))
 
 
-class NoKeySource:
-    """The source of a gateway without a database: there is no key but the admin's."""
-
-    async def load(self, key_id: str) -> KnownKey | None:
-        """Return ``None``."""
-        return None
-
-    async def load_imported(self, sha256: bytes) -> KnownKey | None:
-        """Return ``None``."""
-        return None
-
-    async def any_imported(self) -> bool:
-        """Return false."""
-        return False
-
-    async def keep_digest(self, known: KnownKey, pepper_id: str, digest: bytes) -> None:
-        """Keep nothing."""
-
-    async def load_active(self, limit: int) -> list[KnownKey]:
-        """Return no key."""
-        return []
-
-
 def known_key(record: KeyRecord) -> KnownKey:
     """Return what is verified against, with the principal that the key stands for."""
     standing = Standing.ACTIVE

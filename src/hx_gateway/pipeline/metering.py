@@ -153,15 +153,13 @@ class CallMetering:
         ctx.after(_Settling(self.meter, ctx, None, NOTHING))
 
     def sent(self, ctx: Context, deployment: Deployment) -> None:
-        """Note that the call goes out now. Raises ``Unavailable`` where a call under a budget cannot be noted."""
+        """Note that the call goes out now. Raises ``JournalRefused`` where a call under a budget cannot be noted."""
         assert ctx.admission is not None
         try:
             self.meter.sent(ctx.admission, deployment.name, deployment.kind.value)
-        except JournalRefused as refused:
+        except JournalRefused:
             if ctx.admission.charges:
-                raise Unavailable(
-                    "The gateway has no room to record calls, and this key has a budget.", code="journal_full"
-                ) from refused
+                raise
 
     def cost_of(self, ctx: Context) -> int | None:
         """Return what an answer that is whole cost, in nano-dollars; ``None`` where its price is not known."""

@@ -18,6 +18,7 @@ from hx_gateway.pipeline.upstream_answers import (
     answer_for_status,
     client_headers,
 )
+from hx_gateway.pricing.estimates import completion_estimate
 from hx_gateway.services.upstream.base import (
     Deployment,
     Upstream,
@@ -34,7 +35,6 @@ from hx_gateway.translate.stream_usage import StreamRelay, error_event, usage_fr
 # An answer up to this size is read whole: one that breaks off can still become a clean 502.
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 EVENT_STREAM = "text/event-stream"
-BYTES_PER_TOKEN = 4
 _PATHS = {
     Operation.CHAT: "/chat/completions",
     Operation.COMPLETION: "/completions",
@@ -166,13 +166,8 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     ctx.usage = usage_from_body(body)
     if ctx.usage is None:
-        ctx.output_estimate = tokens_of(len(body))
+        ctx.output_estimate = completion_estimate(len(body))
     return Reply(head.status, client_headers(head), body)
-
-
-def tokens_of(size: int) -> int:
-    """Return about how many tokens ``size`` bytes are, rounded up."""
-    return -(-size // BYTES_PER_TOKEN)
 
 
 async def _relay_large(
@@ -187,7 +182,7 @@ async def _relay_large(
     except UpstreamError as failure:
         raise BrokenReply(answer_for_failure(failure)) from failure
     finally:
-        ctx.output_estimate = tokens_of(size)
+        ctx.output_estimate = completion_estimate(size)
         exchange.abort()
 
 

@@ -101,9 +101,12 @@ def expected_input(text_bytes: int, *, images: int = 0, tokens_per_image: int = 
     return -(-text_bytes // BYTES_PER_TOKEN) + images * tokens_per_image
 
 
-def tokens_estimate(text_bytes: int, *, cap: int, n: int = 1, images: int = 0) -> int:
-    """Return the tokens that a request is counted as against a limit of tokens a minute until it is over."""
-    return expected_input(text_bytes, images=images) + cap * n
+def completion_estimate(relayed_bytes: int) -> int:
+    """Return the tokens that ``relayed_bytes`` of an answer are about: a quarter, rounded up.
+
+    For an answer that broke off it is what was made until then: the provider bills no less.
+    """
+    return -(-relayed_bytes // BYTES_PER_TOKEN)
 
 
 def _parts(message: _Message) -> list[_Part]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -33,21 +32,18 @@ class PriceSource:
     """The prices of one worker, read once and kept as integers. For one event loop; nothing here waits.
 
     ``configured`` are the model file's. Prices set by API go first, then those, both by the gateway's name of a model;
-    then the catalogue's, by provider and the name that the server knows. ``now`` is the wall clock.
+    then the catalogue's, by provider and the name that the server knows.
     """
 
     def __init__(
         self,
         catalogue: Catalogue,
         configured: Mapping[str, Price] = MappingProxyType({}),
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalogue = catalogue
         self._configured = {model: flat(price) for model, price in configured.items()}
         self._overrides: dict[str, PriceList] = {}
         self._found: dict[tuple[str, str | None], PriceList | None] = {}
-        self._now = now
 
     @property
     def overrides(self) -> Mapping[str, Price]:
@@ -73,19 +69,6 @@ class PriceSource:
         """Return the highest price that a call of ``model`` may have, ``None`` where nobody knows one."""
         prices = self.prices_of(model, provider, served_as=served_as)
         return None if prices is None else prices.bound
-
-    def price_of_call(
-        self,
-        model: str,
-        provider: str | None = None,
-        *,
-        served_as: str | None = None,
-        prompt_tokens: int,
-        at: datetime | None = None,
-    ) -> Price | None:
-        """Return the price of a call with so many tokens of input at that time (now): nowhere above :meth:`price`."""
-        prices = self.prices_of(model, provider, served_as=served_as)
-        return None if prices is None else prices.at(at or self._now(), prompt_tokens)
 
     def set_override(self, model: str, price: Price | None) -> None:
         """Set the price of ``model``, whatever its provider; ``None`` gives it the one it has without."""

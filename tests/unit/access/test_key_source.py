@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hx_gateway.access.key_rows import KeyRecord
-from hx_gateway.access.key_source import NoKeySource, known_key, with_default_rate
+from hx_gateway.access.key_source import known_key, with_default_rate
 from hx_gateway.access.known_key import Standing
 from hx_gateway.access.principal import Role, Scope
 from hx_gateway.allowances import Allowance, Rate, ScopeKind, ScopeLimits
@@ -88,13 +88,6 @@ def test_a_change_of_each_owner_concerns_the_key() -> None:
         ("team", "tm-1"),
         ("team", "tm-2"),
     }
-
-
-async def test_without_a_database_there_is_no_key() -> None:
-    source = NoKeySource()
-    assert await source.load("k1") is None
-    assert await source.load_imported(b"x") is None
-    assert not await source.any_imported()
 
 
 def test_a_key_without_a_limit_of_requests_gets_the_default_one() -> None:

@@ -10,14 +10,13 @@ import pytest
 from hx_gateway.pricing.estimates import (
     Images,
     UpperBound,
+    completion_estimate,
     count_images,
     expected_input,
     image_tokens,
     images_in,
-    tokens_estimate,
     upper_bound,
 )
-from hx_gateway.pricing.usage import completion_estimate, estimated_usage
 
 PIXELS = "data:image/png;base64," + "A" * 1_000
 
@@ -93,10 +92,8 @@ def test_images_that_cannot_be_read_count_with_all_their_bytes(messages: bytes) 
 
 def test_what_is_expected_is_a_quarter_of_the_bytes_rounded_up() -> None:
     assert [expected_input(size) for size in (0, 1, 4, 5)] == [0, 1, 1, 2]
-    assert tokens_estimate(5, cap=10, n=2, images=1) == 2 + 2_000 + 20
+    assert expected_input(5, images=1) == 2 + 2_000
 
 
 def test_an_answer_that_broke_off_is_estimated_by_what_came() -> None:
-    usage = estimated_usage(400, 9)
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (100, 3, True)
-    assert completion_estimate(-1) == 0
+    assert [completion_estimate(size) for size in (0, 1, 8, 9)] == [0, 1, 2, 3]

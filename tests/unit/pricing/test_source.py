@@ -61,13 +61,14 @@ def test_names_that_clients_make_up_do_not_pile_up() -> None:
 
 def test_a_call_has_the_price_of_its_size_and_its_bound_the_highest() -> None:
     bands = (Band(0, price(1)), Band(100, price(5)))
-    source = PriceSource(
-        Listed(long=PriceList(price(5), (PricePeriod(None, bands),))), now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    source = PriceSource(Listed(long=PriceList(price(5), (PricePeriod(None, bands),))))
+    found = source.prices_of("long")
+    assert found is not None
+    now = datetime(2026, 1, 1, tzinfo=UTC)
     assert source.price("long") == price(5)
-    assert source.price_of_call("long", prompt_tokens=100) == price(1)
-    assert source.price_of_call("long", prompt_tokens=101) == price(5)
-    assert source.price_of_call("nobody", prompt_tokens=1) is None
+    assert found.at(now, 100) == price(1)
+    assert found.at(now, 101) == price(5)
+    assert source.prices_of("nobody") is None
 
 
 def test_overrides_are_replaced_as_a_whole() -> None:
