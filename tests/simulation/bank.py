@@ -106,7 +106,7 @@ class Bank:
         if stream not in self.members or (held is None and not opens) or (held is not None and held.state == "void"):
             return Verdict(outcome=Outcome.STALE, now_us=now)
         own = held.amount if held is not None else 0
-        known = opens and held is not None and held.state != "intent"
+        known = opens and held is not None
         wanted = own if known else max(own, ask.cost_nano)
         lefts = [charge.budget.limit_nano - self.used(charge.key) + own for charge in ask.charges]
         for index, left in enumerate(lefts):
@@ -116,12 +116,11 @@ class Bank:
             self.held[ask.call_id] = Held("reserved", stream, wanted, tuple(charge.key for charge in ask.charges))
         elif not known:
             held.amount = wanted
-            held.state = "reserved" if held.state == "intent" else held.state
         return Verdict(outcome=Outcome.ADMITTED, now_us=now, money=tuple(left - wanted for left in lefts))
 
     def release(self, stream: str, call: str) -> None:
         held = self.held.get(call)
-        if held is None or held.state in ("reserved", "intent"):
+        if held is None or held.state == "reserved":
             self.held[call] = Held("void", stream, 0, ())
 
     def used(self, key: str) -> int:
@@ -143,13 +142,13 @@ class Bank:
         for call in effect.ended:
             self.held.pop(call, None)
         for hold in effect.holds:
-            before = self.held.get(hold.call_id)
+            facts = hold.sent.facts
+            before = self.held.get(facts.call_id)
             if before is None:
-                self.held[hold.call_id] = Held(hold.state, hold.stream_id, hold.amount_nano, hold.charges, hold.sent)
+                self.held[facts.call_id] = Held("sent", facts.stream_id, hold.amount_nano, facts.charges, hold.sent)
             elif before.state != "void":
                 before.amount = max(before.amount, hold.amount_nano)
-                before.state = "sent" if hold.state == "sent" else before.state
-                before.sent = hold.sent or before.sent
+                before.state, before.sent = "sent", hold.sent
         for done in effect.spends:
             self.spend(done)
 

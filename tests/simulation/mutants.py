@@ -11,18 +11,16 @@ from unittest.mock import patch
 
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits.authority import AuthorityKeeper, Term
+from hx_gateway.limits.authority import AuthorityKeeper
 from hx_gateway.limits.clock import AuthorityClock
-from hx_gateway.limits.durable import Authority, EpochState
+from hx_gateway.limits.durable import EpochState
 from hx_gateway.limits.journaling import CallJournal
 from hx_gateway.limits.memory import MemoryCounterStore
-from hx_gateway.limits.model import Charge, Lapsed, Outcome, Settlement, WindowSeed
+from hx_gateway.limits.model import Charge, Lapsed, Settlement, WindowSeed
 from hx_gateway.limits.money import Reservation, TenantMoney
-from hx_gateway.limits.opening import WindowOpening
 from hx_gateway.limits.records import Done
 from hx_gateway.limits.reserving import Reserving
 from hx_gateway.limits.settling import BATCH, Settling
-from hx_gateway.limits.windows import charges_for
 from hx_gateway.services.base import DependencyError
 from tests.simulation.bank import Bank
 from tests.simulation.world import Rules
@@ -156,22 +154,9 @@ def _seed_over(self: TenantMoney, windows: Sequence[WindowSeed], now_us: int, le
             self._seed_call(call_id, amount, seed.key, now_us + lease_us)
 
 
-# Opens windows only once the call is written down: the call itself passes for one that was granted.
-async def _charges_unopened(
-    self: WindowOpening, store: Any, tenant_id: str, budgets: Any, term: Term
-) -> tuple[Charge, ...]:
-    return charges_for(budgets, self._authority_clock.now())
-
-
-async def _ask_and_open(self: Reserving, ask_it: Any, ask: Any, doubt: Any, just_ask: Any = Reserving._ask) -> Any:
-    verdict = await just_ask(self, ask_it, ask, doubt)
-    for _ in range(3):
-        term = self._authority.term
-        if verdict.outcome not in (Outcome.COLD, Outcome.STALE) or term is None or term.authority is Authority.POSTGRES:
-            break
-        await self._opening.open(self._stores.of(term)[0], ask.tenant_id, ask.charges, term)
-        verdict = await just_ask(self, ask_it, ask, doubt)
-    return verdict
+# Lets a call go out that was admitted in an epoch which has ended.
+def _go_out_in_any_epoch(self: Reserving, admission: Any) -> None:
+    admission.term = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,20 +174,11 @@ class Pair:
             yield rules
 
 
-# Takes for granted, in a new epoch, what it asked for in the old one.
-async def _raise_in_any_epoch(
-    self: Reserving, admission: Any, cost_nano: int, raise_to: Any = Reserving.raise_to
-) -> None:
-    admission.unproven = None
-    await raise_to(self, admission, cost_nano)
-
-
 MUTANTS: tuple[Mutant | Pair, ...] = (
     Mutant("check then add", TenantMoney, "left", _left_without_reserved),
     Mutant("release on expiry", TenantMoney, "_expire", _expire_and_release),
     Mutant("additive retry", rules=Rules(bank=AdditiveBank)),
     Mutant("no journal before the upstream", CallJournal, "sent", _write_nothing),
-    Mutant("no journal before the reservation", CallJournal, "intent", _write_nothing),
     Mutant("settling twice posts twice", rules=Rules(store=ForgetfulStore)),
     Mutant("windows by the worker's clock", AuthorityClock, "now_us", _own_now_us),
     Mutant("epoch not awaited", AuthorityKeeper, "_take_up", _take_up_at_once),
@@ -215,12 +191,7 @@ MUTANTS: tuple[Mutant | Pair, ...] = (
     Mutant("journal popped before the commit", rules=Rules(position_before_commit=lambda _first, after: after)),
     Mutant("settlement popped before the answer", Settling, "step", _settle_once),
     Mutant("seed overwrites", TenantMoney, "seed", _seed_over),
-    Pair(
-        "windows opened after the intent",
-        Mutant("", WindowOpening, "charges", _charges_unopened),
-        Mutant("", Reserving, "_ask", _ask_and_open),
-    ),
-    Mutant("raised in any epoch", Reserving, "raise_to", _raise_in_any_epoch, rules=Rules(raising=0.9)),
+    Mutant("sent in any epoch", Reserving, "go_out", _go_out_in_any_epoch),
 )
 
 __all__ = ["MUTANTS", "Mutant", "Pair", "Settlement"]

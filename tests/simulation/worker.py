@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta
 from random import Random
@@ -12,10 +12,12 @@ from uuid import UUID
 
 from hx_gateway.errors import HXError
 from hx_gateway.journal.errors import JournalRefused
+from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.authority import AuthorityOptions
 from hx_gateway.limits.calls import CallAsk, CallDone
 from hx_gateway.limits.memory import MemoryCounterStore
 from hx_gateway.limits.meter import Meter, MeterOptions
+from hx_gateway.limits.refusals import BudgetUnknown
 from hx_gateway.limits.shares import LocalShares
 from tests.simulation.virtual_time import BASE, virtual_loop
 from tests.simulation.wires import Wire, WiredLedger, WiredStore
@@ -193,30 +195,45 @@ class Worker:
         cost, done = 0, False
         try:
             world.admitted(self, admission, before)
-            if random.random() < world.raising:
-                await self._raise(meter.raise_to, admission, int(ask.cost_nano * random.uniform(1, 2)))
-            if random.random() < 0.1:
-                await self.clock.sleep(random.expovariate(1))
+            await self._perhaps_raise(admission, ask.cost_nano)
+            await self._perhaps_wait()
             if random.random() < 0.05:
                 return
-            meter.sent(admission, "upstream", "provider")
-            cost = random.randint(0, admission.reserved_nano)
-            world.spent(self, admission, cost)
+            cost = self._send(admission, at_least=0)
+            if await self._perhaps_raise(admission, ask.cost_nano):
+                await self._perhaps_wait()
+                cost = self._send(admission, at_least=cost)
             done = True
             long = random.random() < 0.2
             await self.clock.sleep(min(12.0, random.expovariate(0.2)) if long else random.uniform(0.02, 0.6))
-        except (JournalRefused, Broken):
-            # The world has noted what broke.
+        except (JournalRefused, BudgetUnknown, Broken):
+            # It may not go out (again), or the world has noted what broke.
             pass
         finally:
             if not self.dead:
                 meter.settle(admission, CallDone(status=200 if done else 499, ending="complete", cost_nano=cost))
                 world.settled(self, admission, cost)
 
-    async def _raise(self, raise_to: Callable[[Any, int], Awaitable[None]], admission: Any, cost: int) -> None:
+    async def _perhaps_wait(self) -> None:
+        if not self._world.rests and self.random.random() < self._world.waiting:
+            await self.clock.sleep(self.random.expovariate(1))
+
+    def _send(self, admission: Admission, *, at_least: int) -> int:
+        """Let a call go to a deployment; return what it has cost from now on, with those before."""
+        self.meter.sent(admission, "upstream", "provider")
+        cost = self.random.randint(at_least, admission.reserved_nano)
+        self._world.spent(self, admission, cost)
+        return cost
+
+    async def _perhaps_raise(self, admission: Admission, cost: int) -> bool:
+        """Return whether more is reserved than was before."""
+        if self.random.random() >= self._world.raising:
+            return False
+        wanted = int(cost * self.random.uniform(1, 2))
         for _ in range(3):
-            self._world.raises(admission, cost)
+            self._world.raises(admission, wanted)
             with suppress(HXError):
-                await raise_to(admission, cost)
-                return
+                await self.meter.raise_to(admission, wanted)
+                return True
             await self.clock.sleep(min(4.0, self.random.expovariate(0.7)))
+        return False

@@ -39,15 +39,11 @@ TRACE_LINES = 400
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a mutant may do otherwise, where the code that does it is the simulation's own.
-
-    ``raising``: how many of the calls ask for more, where that is not left to chance.
-    """
+    """What a mutant may do otherwise, where the code that does it is the simulation's own."""
 
     position_before_commit: Callable[[int, int], int] = lambda first, after: first
     bank: type[Bank] = Bank
     store: type[MemoryCounterStore] = MemoryCounterStore
-    raising: float | None = None
 
 
 @dataclass(slots=True)
@@ -84,8 +80,9 @@ class World:
         self.clock = TrueClock(loop)
         self.alone = random.random() < 0.2
         self.drain_seconds = random.choice([0.4, 1.0, 3.0])
-        raising = random.choice([0.1, 0.1, 0.1, 0.8])
-        self.raising = raising if self.rules.raising is None else self.rules.raising
+        # How many of the calls ask for more, and how many wait before they go out.
+        self.raising = random.choice([0.1, 0.1, 0.1, 0.8])
+        self.waiting = random.choice([0.1, 0.1, 0.1, 0.6])
         stormy = random.random() < 0.6
         self.redis, self.postgres = Server("Redis", self._weather(stormy)), Server("PostgreSQL", self._weather(stormy))
         self.store = self.rules.store(self.clock)
@@ -326,9 +323,10 @@ class World:
         """A call goes out: from here on its provider charges it, whatever becomes of the worker."""
         self.say(worker, f"sends {admission.call_id}, which costs {cost} of {admission.reserved_nano}")
         known = self.calls[admission.call_id]
+        more = cost - (known.true or 0)
         known.true, known.reserved = cost, max(known.reserved, admission.reserved_nano)
         for key in known.windows:
-            self.spent_in[key] += cost
+            self.spent_in[key] += more
             limit = self.limits[key.partition(":")[0]]
             if self.spent_in[key] > limit:
                 self.fail("I1", f"{self.spent_in[key]} of {limit} are spent in {key}")

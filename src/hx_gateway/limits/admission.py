@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from hx_gateway.allowances import ScopeLimits
+from hx_gateway.limits.authority import Term
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.headers import rate_headers
 from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Settlement, Verdict
@@ -27,9 +28,10 @@ class Admission:
     """A call that may be sent. Its owner hands it to ``Meter.settle`` exactly once, whatever becomes of the call.
 
     ``reserved_nano`` is held in every window of ``charges``. ``headers`` belong on the answer, ``decision`` in the
-    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``in_ledger`` says that
-    PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive somewhere; ``unproven`` is the epoch in which
-    more was asked for and not granted.
+    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``term`` the one that
+    granted what is not on record yet, until the call is sent (again); ``recorded`` says that something
+    durable knows of it, ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive
+    somewhere.
     """
 
     call: CallAsk
@@ -41,9 +43,10 @@ class Admission:
     decision: dict[str, Any] = field(default_factory=dict)
     place: Place = Place.NOWHERE
     epoch: int = 0
+    term: Term | None = None
+    recorded: bool = False
     in_ledger: bool = False
     doubtful: bool = False
-    unproven: int | None = None
     settled: bool = False
     # The windows that the call is charged to, by name.
     charge_keys: tuple[str, ...] = field(init=False)

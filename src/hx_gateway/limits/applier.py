@@ -62,16 +62,14 @@ WHERE call_id = ANY($1::text[]::uuid[]) ORDER BY call_id FOR UPDATE
 _END_HOLDS = f"""
 DELETE FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = ANY($1::text[]::uuid[]) AND state <> 'void'
 """
-# What was voided stays so, whatever is still on its way; what was reserved or sent is not an intent again.
+# What was voided stays so, whatever is still on its way.
 _HOLD = f"""
 INSERT INTO {GATEWAY_SCHEMA}.ledger_reservations AS kept
     (call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at)
 SELECT call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at
 FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.ledger_reservations, $1::text::json) ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
-    state = CASE EXCLUDED.state WHEN 'sent' THEN 'sent' ELSE kept.state END,
-    amount_nano = greatest(kept.amount_nano, EXCLUDED.amount_nano),
-    facts = coalesce(EXCLUDED.facts, kept.facts)
+    state = EXCLUDED.state, amount_nano = greatest(kept.amount_nano, EXCLUDED.amount_nano), facts = EXCLUDED.facts
 WHERE kept.state <> 'void'
 """
 _SPEND_COLUMNS = (
@@ -153,7 +151,7 @@ def calls_kind(options: LogOptions | None = None) -> Kind:
 
 async def apply_effect(connection: Any, effect: BatchEffect, options: LogOptions) -> None:
     """Change the ledger as ``effect`` says, in the connection's transaction."""
-    calls = [*effect.ended, *(hold.call_id for hold in effect.holds)]
+    calls = [*effect.ended, *(hold.sent.facts.call_id for hold in effect.holds)]
     if not calls:
         return
     await _lock_windows(connection, effect)
@@ -199,9 +197,10 @@ async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -
     for call_id in ended:
         _add(changes, known[call_id]["charges"], -known[call_id]["amount_nano"])
     for hold in effect.holds:
-        before = known.get(hold.call_id)
+        facts = hold.sent.facts
+        before = known.get(facts.call_id)
         if before is None:
-            _add(changes, hold.charges, hold.amount_nano)
+            _add(changes, facts.charges, hold.amount_nano)
         elif before["state"] != "void":
             _add(changes, before["charges"], max(0, hold.amount_nano - before["amount_nano"]))
     if ended:
@@ -288,15 +287,16 @@ def to_json(rows: object) -> str:
 
 
 def _hold_row(hold: Hold) -> dict[str, Any]:
+    facts = hold.sent.facts
     return {
-        "call_id": hold.call_id,
-        "tenant_id": hold.tenant_id,
-        "stream_id": hold.stream_id,
-        "state": hold.state,
+        "call_id": facts.call_id,
+        "tenant_id": facts.tenant_id,
+        "stream_id": facts.stream_id,
+        "state": "sent",
         "amount_nano": hold.amount_nano,
-        "charges": hold.charges,
+        "charges": facts.charges,
         "facts": hold.sent,
-        "admitted_at": moment(hold.admitted_us),
+        "admitted_at": moment(facts.admitted_us),
     }
 
 

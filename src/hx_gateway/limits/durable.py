@@ -91,9 +91,8 @@ class DurableLedger(Protocol):
     async def reserve(self, ask: Ask, epoch: int) -> Verdict:
         """Reserve ``ask.cost_nano`` in each window of its charges, or nothing. Only under ``Authority.POSTGRES``.
 
-        The reservation is its own record: no intent is journaled for it. ``ADMITTED``, again too for a call that was
-        admitted before; ``BUDGET``; ``STALE`` in any other epoch, before it is acknowledged, or after ``release``.
-        Rates are not looked at.
+        The reservation is its own record. ``ADMITTED``, again too for a call that was admitted before; ``BUDGET``;
+        ``STALE`` in any other epoch, before it is acknowledged, or after ``release``. Rates are not looked at.
         """
         ...
 

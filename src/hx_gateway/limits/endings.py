@@ -85,7 +85,7 @@ class Endings:
         self._put(place, void)
 
     def give_up(self, call: CallAsk, error: BaseException) -> None:
-        """Write that a call ends before it began, which was written already."""
+        """Write that a call ends before it began, though something may be reserved for it."""
         status, code, message = CANCELLED_STATUS, CANCELLED_CODE, CANCELLED_MESSAGE
         if isinstance(error, HXError):
             status, code, message = error.status, error.code, error.message

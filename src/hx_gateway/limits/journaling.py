@@ -15,7 +15,7 @@ from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
 from hx_gateway.limits.model import Lapsed
-from hx_gateway.limits.records import DONE, LAPSED, CallFacts, Done, Intent, Refused, Sent, encode
+from hx_gateway.limits.records import DONE, LAPSED, CallFacts, Done, Refused, Sent, encode
 
 LAPSED_CODE = "lease_lapsed"
 
@@ -50,16 +50,12 @@ class CallJournal:
         """Return whether all that happened before this call is in the ledger."""
         return self.write_again() and await self._is_drained()
 
-    def intent(self, call: CallAsk, charges: tuple[str, ...], amount_nano: int, admitted_us: int) -> None:
-        """Write that a call is about to reserve ``amount_nano``. Raises ``JournalRefused``: then it may not."""
-        self._write(encode(Intent(call.call_id, self._stream_id, call.tenant_id, amount_nano, charges, admitted_us)))
-
     def sent(self, admission: Admission, upstream: str | None, provider: str | None) -> None:
         """Write that a call is about to go out. Raises ``JournalRefused``: then it may not."""
         self._write(encode(Sent(self._facts(admission), upstream, provider)))
 
     def done(self, admission: Admission, done: CallDone) -> None:
-        """Write how a call ended; never raises."""
+        """Write how a call ended; never raises. Without a record that it was sent, only if the journal takes it."""
         record = Done(
             self._facts(admission),
             status=done.status,
@@ -81,10 +77,10 @@ class CallJournal:
             route=admission.call.route,
             decision=_as_json(admission.decision),
         )
-        self._must_write(encode(record))
+        (self._must_write if admission.recorded else self._write_if_taken)(encode(record))
 
     def given_up(self, call: CallAsk, code: str, message: str, *, status: int, decision: dict[str, Any]) -> None:
-        """Write that a call whose intent is written does not begin after all; never raises."""
+        """Write that a call does not begin though something may be reserved for it; never raises."""
         self._must_write(encode(self._refusal(call, code, message, status=status, decision=decision)))
 
     def refused(self, refused: CallRefused) -> None:
@@ -97,10 +93,7 @@ class CallJournal:
             decision=refused.decision,
             ending=refused.ending,
         )
-        try:
-            self._write(encode(record))
-        except (JournalRefused, JournalClosed):
-            self.refused_records += 1
+        self._write_if_taken(encode(record))
 
     def lapsed(self, lapsed: Lapsed) -> None:
         """Write that a call whose owner may be gone was charged at its estimate; never raises."""
@@ -144,6 +137,12 @@ class CallJournal:
     def _write(self, payload: bytes) -> None:
         if self._append is not None:
             self._append(payload)
+
+    def _write_if_taken(self, payload: bytes) -> None:
+        try:
+            self._write(payload)
+        except (JournalRefused, JournalClosed):
+            self.refused_records += 1
 
     def _must_write(self, payload: bytes) -> None:
         try:

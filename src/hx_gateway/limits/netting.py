@@ -9,10 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from hx_gateway.limits.records import ESTIMATES, UNKNOWN, CallFacts, CallRecord, Done, Intent, Refused, Sent
+from hx_gateway.limits.records import ESTIMATES, UNKNOWN, CallRecord, Done, Refused, Sent
 
-INTENT = "intent"
-SENT = "sent"
 COMPLETE = "complete"
 # The error code of a call whose worker ended before it did.
 WORKER_LOST = "worker_lost"
@@ -30,18 +28,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Hold:
     """A reservation that is open after the batch. ``sent`` has what a spend row needs, should its worker be lost."""
 
-    call_id: str
-    stream_id: str
-    tenant_id: str
+    sent: Sent
     amount_nano: int
-    charges: tuple[str, ...]
-    admitted_us: int
-    sent: Sent | None = None
-
-    @property
-    def state(self) -> str:
-        """How far the call is known to have come."""
-        return INTENT if self.sent is None else SENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +55,7 @@ def net(records: Sequence[CallRecord]) -> BatchEffect:
         if isinstance(record, Refused):
             refusals.setdefault(record.call_id, record)
             continue
-        facts = record if isinstance(record, Intent) else record.facts
+        facts = record.facts
         for key in facts.charges:
             windows[key] = facts.tenant_id
         if isinstance(record, Done):
@@ -108,16 +96,10 @@ def _better(known: Done | None, other: Done) -> Done:
     return other if known is None or gives_way(known.settled_by, other.settled_by) else known
 
 
-def _held(known: Hold | None, record: Intent | Sent) -> Hold:
+def _held(known: Hold | None, sent: Sent) -> Hold:
     """Return the reservation after one more record of its call: the largest amount, the last deployment."""
     before = known.amount_nano if known is not None else 0
-    if isinstance(record, Intent):
-        who: Intent | CallFacts = record
-        amount, sent = record.amount_nano, known.sent if known is not None else None
-    else:
-        who, amount, sent = record.facts, record.facts.reserved_nano, record
-    largest = max(whole(amount), before)
-    return Hold(who.call_id, who.stream_id, who.tenant_id, largest, who.charges, who.admitted_us, sent)
+    return Hold(sent, max(whole(sent.facts.reserved_nano), before))
 
 
 # Rows

@@ -32,9 +32,9 @@ NEW_WINDOW_MARGIN = timedelta(hours=1)
 class WindowOpening:
     """Knows which windows are open in the current epoch.
 
-    The order is what makes the record complete: a call's intent is journaled only once the store knows its windows.
-    So nothing that is journaled in an epoch can be among what a window of that epoch is seeded with, where it would
-    pass for a reservation that was granted.
+    The order is what makes the record complete: a call is journaled only once the store knows its windows. So nothing
+    that is journaled in an epoch can be among what a window of that epoch is seeded with, where it would pass for a
+    reservation that was granted.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""What the journal keeps of a call: that it may begin, that it went out, how it ended, or that it was refused.
+"""What the journal keeps of a call: that it went out, how it ended, or that it was refused.
 
-A payload is a MessagePack array whose first element says which of the four it is. The fields' order is the format on
-disk: new ones go to the end and have a default. Money in nano-dollars, prices in pico-dollars a token, times in
+A payload is a MessagePack array whose first element says which of the three it is. (1 was a call that asked for a
+reservation, which is not written any more: it says nothing of what was spent.) The fields' order is the format on disk:
+new ones go to the end and have a default. Money in nano-dollars, prices in pico-dollars a token, times in
 microseconds since 1970; a decision is JSON, which nobody looks into on its way. Ids of calls and streams are UUIDs in
 their canonical form of 36 characters.
 """
@@ -51,17 +52,6 @@ class CallFacts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     output_pico: int | None = None
 
 
-class Intent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
-    """A call is about to ask for a reservation, or for a larger one. The largest amount counts."""
-
-    call_id: str
-    stream_id: str
-    tenant_id: str
-    amount_nano: int
-    charges: tuple[str, ...]
-    admitted_us: int
-
-
 class Sent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
     """A call is about to go out: from here on it may cost something. Again for each further deployment."""
 
@@ -95,7 +85,7 @@ class Done(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
-    """A call was not admitted. What its intent may have reserved is free again."""
+    """A call was not admitted. What may be reserved for it is free again."""
 
     call_id: str
     request_id: str
@@ -115,15 +105,15 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
     decision: bytes = b"{}"
 
 
-CallRecord: TypeAlias = Intent | Sent | Done | Refused
+CallRecord: TypeAlias = Sent | Done | Refused
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 # MessagePack: the array's head, then the tag as one byte; a text of 36 bytes has its length before it.
-_ENDS = (b"\x03", b"\x04")
+_RETIRED, _BEGUN = b"\x01", b"\x02"
 _ID_BYTES = 36
 _ID_HEAD = bytes((0xD9, _ID_BYTES))
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Intent | Sent | Done | Refused).decode
+_decode = msgspec.msgpack.Decoder(Sent | Done | Refused).decode
 
 
 def encode(record: CallRecord) -> bytes:
@@ -146,9 +136,9 @@ def decode_batch(payloads: Sequence[bytes]) -> list[CallRecord]:
 
     Most calls are that short, and to decode is most of what a batch costs. Raises ``ValueError`` as :func:`decode`.
     """
-    ends = [decode(payload) for payload in payloads if payload[1:2] in _ENDS]
+    ends = [decode(payload) for payload in payloads if payload[1:2] not in (_RETIRED, _BEGUN)]
     ended = {call_id_of(record).encode("ascii") for record in ends}
-    begun = [payload for payload in payloads if payload[1:2] not in _ENDS and _first_id(payload) not in ended]
+    begun = [payload for payload in payloads if payload[1:2] == _BEGUN and _first_id(payload) not in ended]
     return [*map(decode, begun), *ends]
 
 
@@ -172,7 +162,5 @@ def ids_of(record: CallRecord) -> tuple[str, ...]:
     match record:
         case Sent() | Done():
             return record.facts.call_id, record.facts.stream_id
-        case Intent():
-            return record.call_id, record.stream_id
         case Refused():
             return (record.call_id,)

@@ -94,8 +94,7 @@ _RESERVE = f"""
 INSERT INTO {GATEWAY_SCHEMA}.ledger_reservations AS kept
     (call_id, tenant_id, stream_id, state, amount_nano, charges, admitted_at)
 VALUES ($1::text::uuid, $2, $3, 'reserved', $4, $5, now())
-ON CONFLICT (call_id) DO UPDATE SET
-    state = CASE kept.state WHEN 'intent' THEN 'reserved' ELSE kept.state END, amount_nano = EXCLUDED.amount_nano
+ON CONFLICT (call_id) DO UPDATE SET amount_nano = EXCLUDED.amount_nano
 """
 _VOID = f"""
 UPDATE {GATEWAY_SCHEMA}.ledger_reservations SET state = 'void', amount_nano = 0 WHERE call_id = $1::text::uuid
@@ -266,7 +265,7 @@ class PostgresLedger:
             if (held is None and not opens) or (held is not None and held["state"] == "void"):
                 return Verdict(outcome=Outcome.STALE, now_us=now_us)
             own = 0 if held is None else held["amount_nano"]
-            known = opens and held is not None and held["state"] != "intent"
+            known = opens and held is not None
             wanted = own if known else max(ask.cost_nano, own)
             free = _free(ask, windows, own)
             short = next((index for index, left in enumerate(free) if left < wanted), None)
@@ -292,7 +291,7 @@ class PostgresLedger:
             return bool(await connection.execute(_REMEMBER, call_id, self._stream) != "INSERT 0 0")
         await lock_windows(connection, dict.fromkeys(charges, ""))
         held = await connection.fetchrow(_HELD, call_id)
-        if held is not None and held["state"] in ("reserved", "intent"):
+        if held is not None and held["state"] == "reserved":
             await connection.execute(_VOID, call_id)
             await move_windows(connection, {}, dict.fromkeys(charges, -held["amount_nano"]))
         return held is not None

@@ -37,7 +37,7 @@ class _Doubt:
 
 
 class Reserving:
-    """Fails closed. What it writes before it asks is what makes the record complete: see ``WindowOpening``."""
+    """Fails closed. What is granted holds as long as its term: :meth:`go_out` says whether that is so."""
 
     def __init__(
         self,
@@ -77,28 +77,42 @@ class Reserving:
                 try:
                     return await admit(call, limits, budgets, term, mode)
                 except TermOver:
-                    # Nothing is written about the call yet.
                     continue
             raise BudgetUnknown
         except BudgetUnknown:
             self._counts.budget_unavailable += 1
             raise
 
+    def go_out(self, admission: Admission) -> None:
+        """Let a call be written down as sent with all that it reserved.
+
+        Raises :class:`BudgetUnknown` where the term that granted it is over: nobody counts it any more.
+        What is written in a term is drained before its end is acknowledged, so that the next one finds it on record.
+        """
+        term, admission.term = admission.term, None
+        if term is not None and self._authority.term is not term:
+            self._counts.budget_unavailable += 1
+            raise BudgetUnknown
+
     async def raise_to(self, admission: Admission, cost_nano: int) -> None:
         """Reserve up to ``cost_nano`` for a call that is admitted, or raise as ``Meter.raise_to`` does."""
         term = await self._authority.ready()
-        if admission.unproven not in (None, term.epoch):
-            # What was asked for then is on record, and this epoch may take it for granted.
+        if admission.term not in (None, term):
             raise BudgetUnknown
-        ask = admission.ask(term.epoch, self._lease_seconds, cost_nano=cost_nano)
-        if term.authority is Authority.POSTGRES:
-            verdict = await self._ask_ledger(self._ledger_itself.raise_reservation, ask, _Doubt())
-        else:
-            verdict = await self._raise_in_store(admission, ask, term)
+        ask, doubt = admission.ask(term.epoch, self._lease_seconds, cost_nano=cost_nano), _Doubt()
+        try:
+            if term.authority is Authority.POSTGRES:
+                verdict = await self._ask_ledger(self._ledger_itself.raise_reservation, ask, doubt)
+            else:
+                store, _ = self._stores.of(term)
+                await self._opening.open(store, ask.tenant_id, admission.charges, term)
+                verdict = await self._ask(store.raise_reservation, ask, doubt)
+        finally:
+            admission.doubtful |= doubt.lost
         if verdict.outcome is not Outcome.ADMITTED:
             self._counts.refuse(verdict.outcome)
             raise refusal_of(ask, verdict)
-        admission.reserved_nano = cost_nano
+        admission.reserved_nano, admission.term = cost_nano, term
 
     async def _admit_in_store(
         self, call: CallAsk, limits: tuple[ScopeLimits, ...], budgets: tuple[Budget, ...], term: Term, mode: str
@@ -111,10 +125,6 @@ class Reserving:
         keys = tuple(charge.key for charge in charges)
         # Of those that are refused too: what the dead left behind may be in their way.
         self._on_touch(call.tenant_id, keys, term.epoch)
-        # No await since the term was looked at: what is written now is drained before the term's end is acknowledged.
-        if term.authority is not Authority.PROCESS:
-            # What this process alone counts ends with it, and it goes on without a pause until the call is sent.
-            self._journal.intent(call, keys, call.cost_nano, self._time.now_us())
         doubt = _Doubt()
         try:
             verdict = await self._ask(store.admit, ask, doubt)
@@ -122,12 +132,11 @@ class Reserving:
                 # It knew the windows a moment ago: it has lost them, or another epoch has begun.
                 self._authority.doubt(term.epoch)
             admission = self._judge(call, ask, verdict, term, place=place, mode=mode)
-        except BaseException as error:
-            self._endings.give_up(call, error)
+        except BaseException:
             if doubt.lost:
                 self._endings.undo(place, ask)
             raise
-        admission.doubtful = doubt.lost
+        admission.term, admission.doubtful = term, doubt.lost
         return admission
 
     async def _admit_in_ledger(
@@ -158,25 +167,9 @@ class Reserving:
             if limits:
                 self._endings.undo(Place.LOCAL, ask, doubtful=False)
             raise
-        admission.in_ledger, admission.doubtful = True, doubt.lost
+        admission.term, admission.doubtful = term, doubt.lost
+        admission.in_ledger = admission.recorded = True
         return admission
-
-    async def _raise_in_store(self, admission: Admission, ask: Ask, term: Term) -> Verdict:
-        store, _ = self._stores.of(term)
-        await self._opening.open(store, ask.tenant_id, admission.charges, term)
-        if self._authority.term is not term:
-            raise TermOver
-        # Written before it is granted: until it is, no later epoch may take it for that.
-        self._journal.intent(admission.call, admission.charge_keys, ask.cost_nano, admission.admitted_us)
-        admission.unproven = term.epoch
-        doubt = _Doubt()
-        try:
-            verdict = await self._ask(store.raise_reservation, ask, doubt)
-        finally:
-            admission.doubtful |= doubt.lost
-        if verdict.outcome is Outcome.ADMITTED:
-            admission.unproven = None
-        return verdict
 
     def _judge(self, call: CallAsk, ask: Ask, verdict: Verdict, term: Term, *, place: Place, mode: str) -> Admission:
         """Return the admission that a verdict comes to, or raise the refusal."""

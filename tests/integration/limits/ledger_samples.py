@@ -12,7 +12,7 @@ from hx_gateway.allowances import Budget, Period, ScopeKind
 from hx_gateway.journal.format import Record
 from hx_gateway.limits.applier import CALLS, CallsApplier, LogOptions
 from hx_gateway.limits.model import Ask, Charge
-from hx_gateway.limits.records import CallFacts, CallRecord, Done, Intent, Refused, Sent, encode
+from hx_gateway.limits.records import CallFacts, CallRecord, Done, Refused, Sent, encode
 
 STREAM = str(UUID(int=7))
 WINDOW = "bg-month:2026-11"
@@ -38,13 +38,6 @@ def new_call(**changes: Any) -> CallFacts:
         "charges": (WINDOW,),
     }
     return CallFacts(**(values | changes))
-
-
-def intent(facts: CallFacts) -> Intent:
-    """Return the intent of a call."""
-    return Intent(
-        facts.call_id, facts.stream_id, facts.tenant_id, facts.reserved_nano, facts.charges, facts.admitted_us
-    )
 
 
 def done(facts: CallFacts, cost_nano: int = 40, **changes: Any) -> Done:
@@ -74,7 +67,7 @@ def refused(facts: CallFacts) -> Refused:
 
 def whole_call(facts: CallFacts, cost_nano: int = 40) -> list[CallRecord]:
     """Return all records of a call that went well."""
-    return [intent(facts), Sent(facts, "deployment", "openai"), done(facts, cost_nano)]
+    return [Sent(facts, "deployment", "openai"), done(facts, cost_nano)]
 
 
 def as_records(records: Sequence[CallRecord]) -> list[Record]:

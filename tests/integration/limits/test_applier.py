@@ -28,7 +28,6 @@ from tests.integration.limits.ledger_samples import (
     as_records,
     assert_sums_agree,
     done,
-    intent,
     new_call,
     refused,
     rows,
@@ -68,10 +67,8 @@ async def test_a_call_that_began_and_ended_in_one_batch_leaves_its_spend_alone(
     assert await windows(connection) == {WINDOW: (40, 0)}
 
 
-async def test_a_call_is_reserved_from_its_intent_until_its_end(connection: asyncpg.Connection[Any]) -> None:
-    first, sent, last = whole_call(new_call())
-    await apply(connection, [first])
-    assert await rows(connection, HELD) == [("intent", 100)]
+async def test_a_call_is_reserved_until_its_end(connection: asyncpg.Connection[Any]) -> None:
+    sent, last = whole_call(new_call())
     await apply(connection, [sent])
     assert await rows(connection, HELD) == [("sent", 100)]
     assert await windows(connection) == {WINDOW: (0, 100)}
@@ -80,17 +77,17 @@ async def test_a_call_is_reserved_from_its_intent_until_its_end(connection: asyn
     assert await windows(connection) == {WINDOW: (40, 0)}
 
 
-async def test_the_largest_intent_of_a_call_counts(connection: asyncpg.Connection[Any]) -> None:
+async def test_the_largest_reservation_of_a_call_counts(connection: asyncpg.Connection[Any]) -> None:
     facts = new_call()
     for amount in (100, 300, 200):
-        await apply(connection, [intent(new_call(call_id=facts.call_id, reserved_nano=amount))])
-    assert await rows(connection, HELD) == [("intent", 300)]
+        await apply(connection, [Sent(new_call(call_id=facts.call_id, reserved_nano=amount))])
+    assert await rows(connection, HELD) == [("sent", 300)]
     assert await windows(connection) == {WINDOW: (0, 300)}
 
 
-async def test_a_refusal_frees_what_its_intent_reserved_and_is_an_error(connection: asyncpg.Connection[Any]) -> None:
+async def test_a_refusal_frees_what_may_be_reserved_and_is_an_error(connection: asyncpg.Connection[Any]) -> None:
     facts = new_call()
-    await apply(connection, [intent(facts)])
+    await apply(connection, [Sent(facts)])
     await apply(connection, [refused(facts)])
     assert await windows(connection) == {WINDOW: (0, 0)}
     assert await rows(connection, HELD) == await rows(connection, SPENT) == []
@@ -135,10 +132,10 @@ async def test_an_estimate_changes_no_end_that_is_known_and_no_other_estimate(
 
 async def test_a_later_record_does_not_open_again_what_was_voided(connection: asyncpg.Connection[Any]) -> None:
     facts = new_call()
-    await apply(connection, [intent(facts)])
+    await apply(connection, [Sent(facts)])
     await connection.execute("UPDATE hx_gateway.ledger_reservations SET state = 'void', amount_nano = 0")
     await connection.execute("UPDATE hx_gateway.budget_windows SET reserved_nano = 0")
-    await apply(connection, [intent(facts)])
+    await apply(connection, [Sent(facts)])
     assert await rows(connection, HELD) == [("void", 0)]
     assert await windows(connection) == {WINDOW: (0, 0)}
 
@@ -171,12 +168,12 @@ async def test_a_record_that_cannot_be_read_becomes_a_dead_letter_and_the_others
     connection: asyncpg.Connection[Any],
 ) -> None:
     records = as_records(whole_call(new_call()) + whole_call(new_call()))
-    records[3] = type(records[3])(4, CALLS, 0, 1, 0, 0, b"\xc1 no record")
+    records[2] = type(records[2])(3, CALLS, 0, 1, 0, 0, b"\xc1 no record")
     batches = Batches(connection, {CALLS: calls_kind()}, lambda *_: None)
     with pytest.raises(ValueError, match=r".+"):
-        await batches.apply(Place(UUID(int=1), 1, 0), records, 6, careful=False)
-    tally = await batches.apply(Place(UUID(int=1), 1, 0), records, 6, careful=True)
-    assert (tally.committed, tally.dead) == ({"calls": 5}, {("calls", "client"): 1})
+        await batches.apply(Place(UUID(int=1), 1, 0), records, 4, careful=False)
+    tally = await batches.apply(Place(UUID(int=1), 1, 0), records, 4, careful=True)
+    assert (tally.committed, tally.dead) == ({"calls": 3}, {("calls", "client"): 1})
     assert await windows(connection) == {WINDOW: (80, 0)}
 
 
@@ -250,7 +247,7 @@ async def test_two_drains_that_touch_the_same_rows_at_once_do_not_stop_each_othe
             own = random.Random(call_id).sample(keys, 4)
             facts = new_call(call_id=call_id, charges=tuple(chosen.sample(own, 4)), model=f"m{hash(call_id) % 5}")
             estimate = {"settled_by": "unknown"} if chosen.random() < 0.5 else {}
-            options: list[CallRecord] = [intent(facts), Sent(facts), done(facts, chosen.randrange(90), **estimate)]
+            options: list[CallRecord] = [Sent(facts), done(facts, chosen.randrange(90), **estimate)]
             batch.append(chosen.choice(options))
         return batch
 

@@ -26,7 +26,6 @@ from tests.integration.limits.ledger_samples import (
     ask_for,
     assert_sums_agree,
     done,
-    intent,
     new_call,
     rows,
     windows,
@@ -53,14 +52,14 @@ async def silent_member(make_ledger: MakeLedger, connection: asyncpg.Connection[
     return stream
 
 
-async def test_what_a_dead_worker_sent_is_charged_and_what_it_did_not_is_void(
+async def test_what_a_dead_worker_sent_is_charged(
     ledger: PostgresLedger, make_ledger: MakeLedger, connection: asyncpg.Connection[Any]
 ) -> None:
     dead = await silent_member(make_ledger, connection)
-    sent, begun = new_call(stream_id=str(dead)), new_call(stream_id=str(dead))
-    await apply(connection, [Sent(sent, "deployment", "openai"), intent(begun)])
+    sent = new_call(stream_id=str(dead))
+    await apply(connection, [Sent(sent, "deployment", "openai")])
 
-    assert await ledger.settle_orphans() == 2
+    assert await ledger.settle_orphans() == 1
 
     assert await rows(connection, SPENT) == [(100, "unknown", "worker_lost")]
     assert await windows(connection) == {WINDOW: (100, 0)}

@@ -23,7 +23,6 @@ from tests.integration.limits.ledger_samples import (
     ask_for,
     assert_sums_agree,
     done,
-    intent,
     new_call,
     rows,
     whole_call,
@@ -70,17 +69,6 @@ async def test_a_call_that_asks_again_is_admitted_once(
     verdicts = [await ledger.reserve(ask, 1) for _ in range(2)]
     assert [(verdict.outcome, verdict.money) for verdict in verdicts] == [(Outcome.ADMITTED, (400,))] * 2
     assert await windows(connection) == {WINDOW: (0, 600)}
-
-
-async def test_an_intent_that_was_told_before_is_not_in_its_own_calls_way(
-    ledger: PostgresLedger, connection: asyncpg.Connection[Any]
-) -> None:
-    facts = new_call(reserved_nano=900)
-    await apply(connection, [intent(facts)])
-    assert (await ledger.reserve(ask_for(facts.call_id, 900), 1)).outcome is Outcome.ADMITTED
-    assert (await ledger.reserve(ask_for(str(uuid4()), 200), 1)).outcome is Outcome.BUDGET
-    assert await rows(connection, HELD) == [("reserved", 900)]
-    await assert_sums_agree(connection)
 
 
 async def test_a_reservation_is_raised_within_the_budget_only(
@@ -158,7 +146,7 @@ async def test_windows_are_told_with_what_is_posted_and_what_is_open(
     ledger: PostgresLedger, connection: asyncpg.Connection[Any]
 ) -> None:
     open_, sent, released = new_call(), new_call(reserved_nano=70), ask_for(str(uuid4()), 5)
-    await apply(connection, [intent(open_), Sent(sent), *whole_call(new_call(), 25)])
+    await apply(connection, [Sent(open_), Sent(sent), *whole_call(new_call(), 25)])
     await ledger.reserve(released, 1)
     await ledger.release(released.call_id)
 

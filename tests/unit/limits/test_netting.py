@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hx_gateway.limits.netting import DayKey, DaySums, Postings, error_row, lost, moment, net, spend_row, window_of
-from hx_gateway.limits.records import CallFacts, CallRecord, Done, Intent, Refused, Sent, call_id_of
+from hx_gateway.limits.records import CallFacts, CallRecord, Done, Refused, Sent, call_id_of
 
 STREAM = str(UUID(int=9))
 ADMITTED_US = 1_764_028_799_000_000  # 2025-11-24 23:59:59 UTC
@@ -24,9 +24,8 @@ def facts_of(number: int, amount: int = 100, charges: tuple[str, ...] = ("bg-1:t
     )
 
 
-def intent(number: int, amount: int = 100) -> Intent:
-    facts = facts_of(number, amount)
-    return Intent(facts.call_id, STREAM, "acme", amount, facts.charges, ADMITTED_US)
+def sent(number: int, amount: int = 100, deployment: str | None = None) -> Sent:
+    return Sent(facts_of(number, amount), deployment)
 
 
 def done(number: int, cost_nano: int = 40, **changes: Any) -> Done:
@@ -39,29 +38,21 @@ def refused(number: int) -> Refused:
 
 
 def test_a_whole_call_leaves_its_end_alone() -> None:
-    effect = net([intent(1), Sent(facts_of(1)), done(1)])
+    effect = net([sent(1), sent(1), done(1)])
     assert (effect.holds, effect.spends, effect.refusals) == ((), (done(1),), ())
     assert effect.ended == (facts_of(1).call_id,)
     assert effect.windows == {"bg-1:total": "acme"}
 
 
 def test_a_refused_call_leaves_its_refusal_alone() -> None:
-    effect = net([intent(1), refused(1)])
+    effect = net([sent(1), refused(1)])
     assert (effect.holds, effect.spends, effect.refusals) == ((), (), (refused(1),))
     assert effect.ended == (facts_of(1).call_id,)
 
 
 def test_a_call_under_way_holds_its_largest_amount_and_its_last_deployment() -> None:
-    effect = net([intent(1), intent(1, 300), Sent(facts_of(1, 200), "first"), Sent(facts_of(1, 200), "second")])
-    (hold,) = effect.holds
-    assert (hold.state, hold.amount_nano) == ("sent", 300)
-    assert hold.sent is not None
-    assert hold.sent.upstream == "second"
-
-
-def test_a_raise_after_a_call_was_sent_does_not_make_it_unsent() -> None:
-    (hold,) = net([Sent(facts_of(1)), intent(1, 300)]).holds
-    assert (hold.state, hold.amount_nano) == ("sent", 300)
+    (hold,) = net([sent(1, 100, "first"), sent(1, 300, "second"), sent(1, 200, "third")]).holds
+    assert (hold.amount_nano, hold.sent.upstream) == (300, "third")
 
 
 def test_an_estimate_gives_way_and_a_second_end_does_not_count() -> None:
@@ -71,16 +62,14 @@ def test_an_estimate_gives_way_and_a_second_end_does_not_count() -> None:
 
 
 RECORDS = st.lists(
-    st.integers(1, 4).flatmap(
-        lambda number: st.sampled_from([intent(number), Sent(facts_of(number)), done(number), refused(number)])
-    )
+    st.integers(1, 4).flatmap(lambda number: st.sampled_from([sent(number), done(number), refused(number)]))
 )
 
 
 @given(RECORDS)
 def test_a_call_is_under_way_or_over_and_none_is_forgotten(records: list[CallRecord]) -> None:
     effect = net(records)
-    held, ended = {hold.call_id for hold in effect.holds}, set(effect.ended)
+    held, ended = {hold.sent.facts.call_id for hold in effect.holds}, set(effect.ended)
     assert held.isdisjoint(ended)
     assert held | ended == {call_id_of(record) for record in records}
     assert {item.facts.call_id for item in effect.spends} | {item.call_id for item in effect.refusals} == ended
