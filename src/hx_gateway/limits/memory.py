@@ -20,6 +20,9 @@ from hx_gateway.limits.verdicts import Refusal, lease_us, request_take, scope_na
 MARK_US = 3600 * SECOND_US
 # Rates, slots and marks of a tenant, and tenants, are looked through when there are this many, and twice as many then.
 PRUNE_SIZE = 2_000
+# Scopes that are remembered with what follows from their limits.
+MAX_SCOPES = 10_000
+PASSED = Refusal(Outcome.ADMITTED, -1)
 # Further than any lease.
 NEVER_US = 2**63
 
@@ -29,6 +32,20 @@ class Mark(NamedTuple):
 
     refused: bool
     expires_us: int
+
+
+class _Known(NamedTuple):
+    """What of a scope is the same for each ask while ``share`` is: what it and its buckets are called, and what a
+    request takes. It keeps the scope, so that its identity is nobody else's.
+    """
+
+    scope: ScopeLimits
+    share: int
+    name: str
+    slots: int | None
+    requests: gcra.Take | None
+    request_key: str
+    token_key: str
 
 
 class _Wants(NamedTuple):
@@ -122,6 +139,7 @@ class MemoryCounterStore:
         self.share = 1
         self._clock = clock or SystemClock()
         self._tenants: dict[str, _Tenant] = {}
+        self._scopes: dict[int, _Known] = {}
         self._prune_at = PRUNE_SIZE
 
     async def admit(self, ask: Ask) -> Verdict:
@@ -131,14 +149,13 @@ class MemoryCounterStore:
         if ask.charges and tenant.in_epoch(ask.epoch) is None:
             return Verdict(outcome=Outcome.STALE, now_us=now)
         known = _known(tenant, ask, now)
-        if known is not None:
-            return known if known.outcome is not Outcome.ADMITTED else self._verdict(tenant, ask, now)
+        if known is not None and known.outcome is not Outcome.ADMITTED:
+            return known
         wants = [self._wants(scope, ask.tokens) for scope in ask.limits]
-        refusal = self._refusal(tenant, ask, wants, now)
-        if refusal is not None:
-            return self._verdict(tenant, ask, now, refusal)
-        self._take(tenant, ask, wants, now)
-        return self._verdict(tenant, ask, now)
+        refusal = self._refusal(tenant, ask, wants, now) if known is None else None
+        if known is None and refusal is None:
+            self._take(tenant, ask, wants, now)
+        return self._verdict(tenant, ask, now, wants, refusal)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
@@ -146,7 +163,7 @@ class MemoryCounterStore:
         tenant = self._tenant(ask.tenant_id, now)
         ask = msgspec.structs.replace(ask, limits=())
         if not ask.charges:
-            return self._verdict(tenant, ask, now)
+            return self._verdict(tenant, ask, now, ())
         money = tenant.in_epoch(ask.epoch)
         held = None if money is None else money.open.get(ask.call_id)
         if money is None or held is None:
@@ -155,9 +172,9 @@ class MemoryCounterStore:
         if more > 0:
             refusal = _budget_refusal(money, ask, more)
             if refusal is not None:
-                return self._verdict(tenant, ask, now, refusal)
+                return self._verdict(tenant, ask, now, (), refusal)
             money.raise_to(ask.call_id, ask.cost_nano)
-        return self._verdict(tenant, ask, now)
+        return self._verdict(tenant, ask, now, ())
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that is not known (any more) is no error."""
@@ -244,9 +261,20 @@ class MemoryCounterStore:
         self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
 
     def _wants(self, scope: ScopeLimits, tokens: int) -> _Wants:
+        known = self._known_scope(scope)
+        spent = token_take(scope, tokens, known.share)
+        return _Wants(known.name, known.slots, known.requests, spent, known.request_key, known.token_key)
+
+    def _known_scope(self, scope: ScopeLimits) -> _Known:
+        known = self._scopes.get(id(scope))
+        if known is not None and known.scope is scope and known.share == self.share:
+            return known
+        if len(self._scopes) >= MAX_SCOPES:
+            self._scopes.clear()
         name, share = scope_name(scope), self.share
-        requests, spent = request_take(scope, share), token_take(scope, tokens, share)
-        return _Wants(name, slots_of(scope, share), requests, spent, "q:" + name, "k:" + name)
+        known = _Known(scope, share, name, slots_of(scope, share), request_take(scope, share), "q:" + name, "k:" + name)
+        self._scopes[id(scope)] = known
+        return known
 
     def _refusal(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Wants], now: int) -> Refusal | None:
         """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
@@ -274,23 +302,26 @@ class MemoryCounterStore:
 
     def _release(self, tenant: _Tenant, settlement: Settlement, now: int, *, correct: bool) -> None:
         for scope in settlement.limits:
-            name = scope_name(scope)
+            known = self._known_scope(scope)
+            name = known.name
             leases = tenant.slots.get(name)
             if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
                 del tenant.slots[name]
             if correct and scope.tokens is not None and settlement.tokens_delta:
                 correction = gcra.correction_us(settlement.tokens_delta, scope.tokens, self.share)
-                tenant.rates[f"k:{name}"] = gcra.corrected(tenant.rates.get(f"k:{name}", 0), now, correction)
+                key = known.token_key
+                tenant.rates[key] = gcra.corrected(tenant.rates.get(key, 0), now, correction)
 
-    def _verdict(self, tenant: _Tenant, ask: Ask, now: int, refusal: Refusal | None = None) -> Verdict:
-        names = [scope_name(scope) for scope in ask.limits]
-        money = tenant.money
+    def _verdict(
+        self, tenant: _Tenant, ask: Ask, now: int, wants: Sequence[_Wants], refusal: Refusal | None = None
+    ) -> Verdict:
+        money, rates = tenant.money, tenant.rates
         return verdict_of(
             ask,
             now,
-            refusal or Refusal(Outcome.ADMITTED, -1),
-            requests=[tenant.rates.get(f"q:{name}", 0) for name in names],
-            tokens=[tenant.rates.get(f"k:{name}", 0) for name in names],
+            refusal or PASSED,
+            requests=[rates.get(want.request_key, 0) for want in wants],
+            tokens=[rates.get(want.token_key, 0) for want in wants],
             money=[] if money is None else [money.left(charge) for charge in ask.charges],
             share=self.share,
         )

@@ -316,8 +316,11 @@ class Meter:
         )
 
     def _tell_soft(self, admission: Admission) -> None:
+        told = [charge for charge in admission.charges if charge.budget.soft_nano is not None]
+        if not told:
+            return
         lefts = {seen["id"]: seen.get("left_nano") for seen in admission.decision.get("budgets", ())}
-        for charge in admission.charges:
+        for charge in told:
             budget, left = charge.budget, lefts.get(charge.budget.id)
             if budget.soft_nano is None or left is None or budget.limit_nano - left < budget.soft_nano:
                 continue

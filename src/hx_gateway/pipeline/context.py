@@ -17,6 +17,7 @@ from hx_gateway.translate.openai import ModelRequest
 
 if TYPE_CHECKING:
     from hx_gateway.limits.admission import Admission
+    from hx_gateway.pipeline.metering import Settling
     from hx_gateway.pipeline.routes import RouteSpec
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -87,10 +88,10 @@ class Context:
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
     ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
     ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``, ``call_state``,
-    ``output_estimate``, ``call_id``, ``admission``, ``cost_nano`` (Execution). ``translation`` names the change of wire
-    format, where there was one; ``output_estimate`` is about how many tokens came, for answers without a usage;
-    ``cost_nano`` is what the call cost, where its price is known. ``error`` is what was answered with, ``status`` what
-    went out.
+    ``output_estimate``, ``call_id``, ``admission``, ``settling``, ``cost_nano`` (Execution). ``translation`` names the
+    change of wire format, where there was one; ``output_estimate`` is about how many tokens came, for answers without a
+    usage; ``cost_nano`` is what the call cost, where its price is known. ``error`` is what was answered with,
+    ``status`` what went out.
     """
 
     request_id: str
@@ -117,6 +118,7 @@ class Context:
     output_estimate: int = 0
     call_id: str | None = None
     admission: Admission | None = None
+    settling: Settling | None = None
     cost_nano: int | None = None
     error: HXError | None = None
     status: int = 0
@@ -135,11 +137,6 @@ class Context:
     def after(self, finisher: Finisher) -> None:
         """Call ``finisher`` once when the request is over, however it ends; the latest added goes first."""
         self._finishers.append(finisher)
-
-    @property
-    def finishers(self) -> Sequence[Finisher]:
-        """What is called when the request is over."""
-        return self._finishers
 
     async def finish(self, ending: Ending) -> list[Exception]:
         """Run the finishers, each of them whatever the others do; return what they raised."""

@@ -121,7 +121,7 @@ class CallMetering:
             cost = cost_nano(prices.bound, bound.input_tokens, bound.output_tokens) if prices is not None else 0
         ask = self._ask(ctx, principal, call, size.expected_tokens, cost, prices)
         self._take(ctx, await self.meter.admit(ask))
-        ctx.after(_Settling(self.meter, ctx, prices, size))
+        self._settle_at_the_end(ctx, prices, size)
         return call
 
     async def count(self, ctx: Context) -> None:
@@ -150,7 +150,7 @@ class CallMetering:
             shadow=self._options.shadow,
         )
         self._take(ctx, await self.meter.admit(ask))
-        ctx.after(_Settling(self.meter, ctx, None, NOTHING))
+        self._settle_at_the_end(ctx, None, NOTHING)
 
     def sent(self, ctx: Context, deployment: Deployment) -> None:
         """Note that the call goes out now. Raises ``JournalRefused`` where a call under a budget cannot be noted."""
@@ -163,8 +163,7 @@ class CallMetering:
 
     def cost_of(self, ctx: Context) -> int | None:
         """Return what an answer that is whole cost, in nano-dollars; ``None`` where its price is not known."""
-        settling = next((finisher for finisher in ctx.finishers if isinstance(finisher, _Settling)), None)
-        return settling.cost() if settling is not None else None
+        return ctx.settling.cost() if ctx.settling is not None else None
 
     def prices_of(self, model: str, deployment: Deployment) -> PriceList | None:
         """Return what ``model`` costs at ``deployment``, ``None`` where nobody knows."""
@@ -193,6 +192,10 @@ class CallMetering:
                 decision=event.refusal or {},
             )
         )
+
+    def _settle_at_the_end(self, ctx: Context, prices: PriceList | None, size: _Size) -> None:
+        ctx.settling = settling = Settling(self.meter, ctx, prices, size)
+        ctx.after(settling)
 
     @staticmethod
     def _take(ctx: Context, admission: Admission) -> None:
@@ -251,10 +254,10 @@ class CallMetering:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-class _Settling:
+class Settling:
     """The end of one admitted call: what was used, what it costs, and the meter told of it."""
 
-    __slots__ = ("_at", "_ctx", "_meter", "_prices", "_size")
+    __slots__ = ("_at", "_ctx", "_known", "_meter", "_prices", "_size")
 
     def __init__(self, meter: Meter, ctx: Context, prices: PriceList | None, size: _Size) -> None:
         self._meter = meter
@@ -262,13 +265,13 @@ class _Settling:
         self._prices = prices
         self._size = size
         self._at = datetime.now(UTC)
+        self._known: tuple[TokenUsage, UsageSource, int] | None = None
 
     def __call__(self, ending: Ending) -> None:
         ctx = self._ctx
         admission, deployment = ctx.admission, ctx.deployment
         assert admission is not None
-        usage, source = self._usage()
-        cost = self._charge(usage, source)
+        usage, source, cost = self._known or self._reckoned()
         ctx.cost_nano = cost if self._prices is not None else None
         done = CallDone(
             status=CLIENT_GONE_STATUS if ending is Ending.CLIENT_GONE else ctx.status,
@@ -288,8 +291,16 @@ class _Settling:
         self._meter.settle(admission, done)
 
     def cost(self) -> int | None:
-        """Return the cost so far; ``None`` where no price is known."""
-        return self._charge(*self._usage()) if self._prices is not None else None
+        """Return what an answer that is whole cost: nothing changes it any more. ``None`` without a price."""
+        if self._prices is None:
+            return None
+        self._known = self._reckoned()
+        return self._known[2]
+
+    def _reckoned(self) -> tuple[TokenUsage, UsageSource, int]:
+        """Return what was used, who says so, and what it costs."""
+        usage, source = self._usage()
+        return usage, source, self._charge(usage, source)
 
     def _usage(self) -> tuple[TokenUsage, UsageSource]:
         """Return what was used and who says so."""
