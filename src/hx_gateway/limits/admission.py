@@ -12,6 +12,7 @@ from hx_gateway.limits.authority import Term
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.headers import rate_headers
 from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Settlement, Verdict
+from hx_gateway.limits.records import CallFacts
 from hx_gateway.limits.refusals import decision_refusal
 
 
@@ -28,10 +29,10 @@ class Admission:
     """A call that may be sent. Its owner hands it to ``Meter.settle`` exactly once, whatever becomes of the call.
 
     ``reserved_nano`` is held in every window of ``charges``. ``headers`` belong on the answer, ``decision`` in the
-    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``term`` the one that
-    granted what is not on record yet, until the call is sent (again); ``recorded`` says that something
-    durable knows of it, ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive
-    somewhere.
+    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``term`` the one that granted
+    what is not on record yet, until the call is sent (again); ``recorded`` says that something durable knows of it,
+    ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive somewhere; ``facts`` are
+    those of its last record.
     """
 
     call: CallAsk
@@ -48,6 +49,7 @@ class Admission:
     in_ledger: bool = False
     doubtful: bool = False
     settled: bool = False
+    facts: CallFacts | None = None
     # The windows that the call is charged to, by name.
     charge_keys: tuple[str, ...] = field(init=False)
 

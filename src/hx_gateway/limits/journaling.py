@@ -185,8 +185,10 @@ class CallJournal:
         )
 
     def _facts(self, admission: Admission) -> CallFacts:
-        call = admission.call
-        return CallFacts(
+        known, call = admission.facts, admission.call
+        if known is not None and known.reserved_nano == admission.reserved_nano:
+            return known
+        admission.facts = facts = CallFacts(
             call_id=call.call_id,
             stream_id=self._stream_id,
             request_id=call.request_id,
@@ -207,6 +209,7 @@ class CallJournal:
             input_pico=call.input_pico,
             output_pico=call.output_pico,
         )
+        return facts
 
     def _now_us(self) -> int:
         return unix_us(self._clock.now())
