@@ -155,8 +155,8 @@ def _seed_over(self: TenantMoney, windows: Sequence[WindowSeed], now_us: int, le
 
 
 # Lets a call go out that was admitted in an epoch which has ended.
-def _go_out_in_any_epoch(self: Reserving, admission: Any) -> None:
-    admission.term = None
+def _check_nothing(self: Reserving, admission: Any) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ MUTANTS: tuple[Mutant | Pair, ...] = (
     Mutant("journal popped before the commit", rules=Rules(position_before_commit=lambda _first, after: after)),
     Mutant("settlement popped before the answer", Settling, "step", _settle_once),
     Mutant("seed overwrites", TenantMoney, "seed", _seed_over),
-    Mutant("sent in any epoch", Reserving, "go_out", _go_out_in_any_epoch),
+    Mutant("sent in any epoch", Reserving, "check", _check_nothing),
 )
 
 __all__ = ["MUTANTS", "Mutant", "Pair", "Settlement"]

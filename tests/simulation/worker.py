@@ -199,10 +199,10 @@ class Worker:
             await self._perhaps_wait()
             if random.random() < 0.05:
                 return
-            cost = self._send(admission, at_least=0)
+            cost = await self._send(admission, at_least=0)
             if await self._perhaps_raise(admission, ask.cost_nano):
                 await self._perhaps_wait()
-                cost = self._send(admission, at_least=cost)
+                cost = await self._send(admission, at_least=cost)
             done = True
             long = random.random() < 0.2
             await self.clock.sleep(min(12.0, random.expovariate(0.2)) if long else random.uniform(0.02, 0.6))
@@ -218,9 +218,14 @@ class Worker:
         if not self._world.rests and self.random.random() < self._world.waiting:
             await self.clock.sleep(self.random.expovariate(1))
 
-    def _send(self, admission: Admission, *, at_least: int) -> int:
+    async def _send(self, admission: Admission, *, at_least: int) -> int:
         """Let a call go to a deployment; return what it has cost from now on, with those before."""
-        self.meter.sent(admission, "upstream", "provider")
+        try:
+            self.meter.sent(admission, "upstream", "provider")
+        except (JournalRefused, BudgetUnknown):
+            # Some do not take no for an answer.
+            await self.clock.sleep(self.random.expovariate(1))
+            self.meter.sent(admission, "upstream", "provider")
         cost = self.random.randint(at_least, admission.reserved_nano)
         self._world.spent(self, admission, cost)
         return cost

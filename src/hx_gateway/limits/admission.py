@@ -30,7 +30,7 @@ class Admission:
 
     ``reserved_nano`` is held in every window of ``charges``. ``headers`` belong on the answer, ``decision`` in the
     record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``term`` the one that granted
-    what is not on record yet, until the call is sent (again); ``recorded`` says that something durable knows of it,
+    what is not on record yet, until that is written; ``recorded`` says that something durable knows of it,
     ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive somewhere; ``facts`` are
     those of its last record.
     """

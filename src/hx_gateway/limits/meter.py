@@ -30,7 +30,7 @@ from hx_gateway.limits.journaling import CallJournal
 from hx_gateway.limits.model import Ask, CounterStore, Outcome, Verdict
 from hx_gateway.limits.netting import is_error
 from hx_gateway.limits.opening import WindowOpening
-from hx_gateway.limits.refusals import BudgetUnknown, decision_in, refusal_of
+from hx_gateway.limits.refusals import decision_in, refusal_of
 from hx_gateway.limits.reserving import Reserving
 from hx_gateway.limits.upkeep import Leases, RateCounter, Reconciling, Stores
 from hx_gateway.limits.windows import charges_for
@@ -123,7 +123,6 @@ class Meter:
             stores,
             ledger,
             self.authority,
-            journal,
             self._endings,
             opening,
             clock=self._clock,
@@ -221,14 +220,11 @@ class Meter:
 
         Raises ``JournalRefused``: then it is not on record; or :class:`BudgetUnknown`: what it reserved counts no more.
         """
-        try:
-            self._reserving.go_out(admission)
-        except BudgetUnknown:
-            if self._mode(admission.call) != "shadow":
-                raise
+        if self._mode(admission.call) != "shadow":
+            self._reserving.check(admission)
         if admission.charges or self._options.record_all:
             self.journal.sent(admission, deployment, provider)
-            admission.recorded = True
+            admission.term, admission.recorded = None, True
 
     async def raise_to(self, admission: Admission, cost_nano: int) -> None:
         """Reserve up to ``cost_nano`` for a dearer candidate. Raises as :meth:`admit`; what was reserved stays so."""

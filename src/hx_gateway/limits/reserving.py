@@ -17,7 +17,6 @@ from hx_gateway.limits.clock import AuthorityClock
 from hx_gateway.limits.counts import MeterCounts
 from hx_gateway.limits.durable import Authority, DurableLedger
 from hx_gateway.limits.endings import Endings
-from hx_gateway.limits.journaling import CallJournal
 from hx_gateway.limits.model import Ask, Outcome, Verdict
 from hx_gateway.limits.opening import WindowOpening
 from hx_gateway.limits.refusals import BudgetUnknown, refusal_of
@@ -37,14 +36,13 @@ class _Doubt:
 
 
 class Reserving:
-    """Fails closed. What is granted holds as long as its term: :meth:`go_out` says whether that is so."""
+    """Fails closed. What is granted holds as long as its term: :meth:`check` says whether that is so."""
 
     def __init__(
         self,
         stores: Stores,
         ledger: DurableLedger | None,
         authority: AuthorityKeeper,
-        journal: CallJournal,
         endings: Endings,
         opening: WindowOpening,
         *,
@@ -57,7 +55,6 @@ class Reserving:
         self._stores = stores
         self._ledger = ledger
         self._authority = authority
-        self._journal = journal
         self._endings = endings
         self._opening = opening
         self._clock = clock
@@ -83,14 +80,13 @@ class Reserving:
             self._counts.budget_unavailable += 1
             raise
 
-    def go_out(self, admission: Admission) -> None:
-        """Let a call be written down as sent with all that it reserved.
+    def check(self, admission: Admission) -> None:
+        """Raise :class:`BudgetUnknown` where what is not on record yet was granted in a term that is over.
 
-        Raises :class:`BudgetUnknown` where the term that granted it is over: nobody counts it any more.
-        What is written in a term is drained before its end is acknowledged, so that the next one finds it on record.
+        Nobody counts it any more, then and later. What is written in a term is drained before its end is acknowledged,
+        so that the next one finds it on record.
         """
-        term, admission.term = admission.term, None
-        if term is not None and self._authority.term is not term:
+        if admission.term is not None and self._authority.term is not admission.term:
             self._counts.budget_unavailable += 1
             raise BudgetUnknown
 

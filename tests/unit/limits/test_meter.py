@@ -137,7 +137,23 @@ async def test_a_call_goes_out_in_the_epoch_that_granted_it_or_not_at_all(bench:
             meter.sent(admission, "up", "openai")
         await bench.clock.pass_by(2.0)
         assert meter.authority.term is not None
+        with pytest.raises(BudgetUnknown):
+            meter.sent(admission, "up", "openai")
         assert bench.kinds == (["Sent"] if how == "before it is sent again" else [])
+
+
+async def test_what_the_journal_refused_goes_out_in_no_later_epoch(bench: Bench) -> None:
+    async with bench.meter() as meter:
+        await bench.clock.pass_by(1.0)
+        admission = await meter.admit(call())
+        bench.refuses = FULL
+        with pytest.raises(JournalRefused):
+            meter.sent(admission, "up", "openai")
+        bench.refuses = None
+        meter.distrust()
+        with pytest.raises(BudgetUnknown):
+            meter.sent(admission, "up", "openai")
+        assert bench.kinds == []
 
 
 async def test_a_call_that_is_on_record_may_go_out_again_in_any_epoch(bench: Bench) -> None:
