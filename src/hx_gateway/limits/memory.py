@@ -34,12 +34,12 @@ class Mark(NamedTuple):
     expires_us: int
 
 
-class _Known(NamedTuple):
+class _Scope(NamedTuple):
     """What of a scope is the same for each ask while ``share`` is: what it and its buckets are called, and what a
-    request takes. It keeps the scope, so that its identity is nobody else's.
+    request takes. It keeps the limits, so that their identity is nobody else's.
     """
 
-    scope: ScopeLimits
+    limits: ScopeLimits
     share: int
     name: str
     slots: int | None
@@ -48,15 +48,11 @@ class _Known(NamedTuple):
     token_key: str
 
 
-class _Wants(NamedTuple):
-    """What an ask wants of one scope: slots there are, what it takes of the buckets, and what those are called."""
+class _Want(NamedTuple):
+    """What an ask wants of one scope: a slot, a request, and what its estimate takes of the bucket of tokens."""
 
-    name: str
-    slots: int | None
-    requests: gcra.Take | None
+    scope: _Scope
     tokens: gcra.Take | None
-    request_key: str
-    token_key: str
 
 
 class _Slots(dict[str, int]):
@@ -139,7 +135,7 @@ class MemoryCounterStore:
         self.share = 1
         self._clock = clock or SystemClock()
         self._tenants: dict[str, _Tenant] = {}
-        self._scopes: dict[int, _Known] = {}
+        self._scopes: dict[int, _Scope] = {}
         self._prune_at = PRUNE_SIZE
 
     async def admit(self, ask: Ask) -> Verdict:
@@ -151,7 +147,7 @@ class MemoryCounterStore:
         known = _known(tenant, ask, now)
         if known is not None and known.outcome is not Outcome.ADMITTED:
             return known
-        wants = [self._wants(scope, ask.tokens) for scope in ask.limits]
+        wants = self._wants(ask)
         refusal = self._refusal(tenant, ask, wants, now) if known is None else None
         if known is None and refusal is None:
             self._take(tenant, ask, wants, now)
@@ -260,23 +256,22 @@ class MemoryCounterStore:
                 del self._tenants[tenant_id]
         self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
 
-    def _wants(self, scope: ScopeLimits, tokens: int) -> _Wants:
-        known = self._known_scope(scope)
-        spent = token_take(scope, tokens, known.share)
-        return _Wants(known.name, known.slots, known.requests, spent, known.request_key, known.token_key)
+    def _wants(self, ask: Ask) -> list[_Want]:
+        scopes = [self._scope(limits) for limits in ask.limits]
+        return [_Want(scope, token_take(scope.limits, ask.tokens, scope.share)) for scope in scopes]
 
-    def _known_scope(self, scope: ScopeLimits) -> _Known:
-        known = self._scopes.get(id(scope))
-        if known is not None and known.scope is scope and known.share == self.share:
+    def _scope(self, limits: ScopeLimits) -> _Scope:
+        known, share = self._scopes.get(id(limits)), self.share
+        if known is not None and known.limits is limits and known.share == share:
             return known
         if len(self._scopes) >= MAX_SCOPES:
             self._scopes.clear()
-        name, share = scope_name(scope), self.share
-        known = _Known(scope, share, name, slots_of(scope, share), request_take(scope, share), "q:" + name, "k:" + name)
-        self._scopes[id(scope)] = known
-        return known
+        name = scope_name(limits)
+        slots, requests = slots_of(limits, share), request_take(limits, share)
+        scope = self._scopes[id(limits)] = _Scope(limits, share, name, slots, requests, "q:" + name, "k:" + name)
+        return scope
 
-    def _refusal(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Wants], now: int) -> Refusal | None:
+    def _refusal(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Want], now: int) -> Refusal | None:
         """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
         return (
             _slot_refusal(tenant, wants, now)
@@ -285,43 +280,44 @@ class MemoryCounterStore:
             or (None if tenant.money is None else _budget_refusal(tenant.money, ask, ask.cost_nano))
         )
 
-    def _take(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Wants], now: int) -> None:
+    def _take(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Want], now: int) -> None:
         expires = now + lease_us(ask.lease_seconds)
         rates = tenant.rates
-        for want in wants:
-            if want.requests is not None:
-                rates[want.request_key] = gcra.taken(rates.get(want.request_key, 0), now, want.requests)
-            if want.tokens is not None:
-                rates[want.token_key] = gcra.taken(rates.get(want.token_key, 0), now, want.tokens)
-            if want.slots is not None:
-                tenant.hold(want.name, ask.call_id, expires)
+        for scope, tokens in wants:
+            if scope.requests is not None:
+                rates[scope.request_key] = gcra.taken(rates.get(scope.request_key, 0), now, scope.requests)
+            if tokens is not None:
+                rates[scope.token_key] = gcra.taken(rates.get(scope.token_key, 0), now, tokens)
+            if scope.slots is not None:
+                tenant.hold(scope.name, ask.call_id, expires)
         if ask.charges and tenant.money is not None:
             tenant.money.reserve(ask.call_id, ask.cost_nano, tuple([charge.key for charge in ask.charges]), expires)
         elif ask.limits:
             tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
 
     def _release(self, tenant: _Tenant, settlement: Settlement, now: int, *, correct: bool) -> None:
-        for scope in settlement.limits:
-            known = self._known_scope(scope)
-            name = known.name
-            leases = tenant.slots.get(name)
+        for limits in settlement.limits:
+            scope = self._scope(limits)
+            leases = tenant.slots.get(scope.name)
             if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
-                del tenant.slots[name]
-            if correct and scope.tokens is not None and settlement.tokens_delta:
-                correction = gcra.correction_us(settlement.tokens_delta, scope.tokens, self.share)
-                key = known.token_key
+                del tenant.slots[scope.name]
+            if correct and limits.tokens is not None and settlement.tokens_delta:
+                correction, key = (
+                    gcra.correction_us(settlement.tokens_delta, limits.tokens, self.share),
+                    scope.token_key,
+                )
                 tenant.rates[key] = gcra.corrected(tenant.rates.get(key, 0), now, correction)
 
     def _verdict(
-        self, tenant: _Tenant, ask: Ask, now: int, wants: Sequence[_Wants], refusal: Refusal | None = None
+        self, tenant: _Tenant, ask: Ask, now: int, wants: Sequence[_Want], refusal: Refusal | None = None
     ) -> Verdict:
         money, rates = tenant.money, tenant.rates
         return verdict_of(
             ask,
             now,
             refusal or PASSED,
-            requests=[rates.get(want.request_key, 0) for want in wants],
-            tokens=[rates.get(want.token_key, 0) for want in wants],
+            requests=[rates.get(scope.request_key, 0) for scope, _ in wants],
+            tokens=[rates.get(scope.token_key, 0) for scope, _ in wants],
             money=[] if money is None else [money.left(charge) for charge in ask.charges],
             share=self.share,
         )
@@ -343,28 +339,28 @@ def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
     return Verdict(outcome=Outcome.COLD, now_us=now, cold=cold) if cold else None
 
 
-def _slot_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
-    for place, want in enumerate(wants):
-        if want.slots is not None and (taken := tenant.look(want.name, now)) >= want.slots:
-            return Refusal(Outcome.PARALLEL, place, want.slots - taken)
+def _slot_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
+    for place, (scope, _) in enumerate(wants):
+        if scope.slots is not None and (taken := tenant.look(scope.name, now)) >= scope.slots:
+            return Refusal(Outcome.PARALLEL, place, scope.slots - taken)
     return None
 
 
-def _request_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
-    for place, want in enumerate(wants):
-        if want.requests is not None and _short(tenant.rates.get(want.request_key, 0), now, want.requests):
+def _request_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
+    for place, (scope, _) in enumerate(wants):
+        if scope.requests is not None and _short(tenant.rates.get(scope.request_key, 0), now, scope.requests):
             return Refusal(Outcome.REQUESTS, place)
     return None
 
 
-def _token_refusal(tenant: _Tenant, wants: Sequence[_Wants], now: int) -> Refusal | None:
+def _token_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
     short = None
-    for place, want in enumerate(wants):
-        if want.tokens is None:
+    for place, (scope, tokens) in enumerate(wants):
+        if tokens is None:
             continue
-        if want.tokens.too_large:
+        if tokens.too_large:
             return Refusal(Outcome.TOO_LARGE, place)
-        if short is None and _short(tenant.rates.get(want.token_key, 0), now, want.tokens):
+        if short is None and _short(tenant.rates.get(scope.token_key, 0), now, tokens):
             short = Refusal(Outcome.TOKENS, place)
     return short
 

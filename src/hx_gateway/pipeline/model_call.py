@@ -11,6 +11,7 @@ import msgspec
 from hx_gateway import __version__
 from hx_gateway.errors import HXError, Unavailable, UpstreamFailed
 from hx_gateway.kit.json_object import encode_object
+from hx_gateway.kit.token_estimate import tokens_in
 from hx_gateway.pipeline.context import BrokenReply, CallState, Context, Reply
 from hx_gateway.pipeline.upstream_answers import (
     MAX_ERROR_BODY_BYTES,
@@ -18,7 +19,6 @@ from hx_gateway.pipeline.upstream_answers import (
     answer_for_status,
     client_headers,
 )
-from hx_gateway.pricing.estimates import completion_estimate
 from hx_gateway.services.upstream.base import (
     Deployment,
     Upstream,
@@ -166,7 +166,7 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     ctx.usage = usage_from_body(body)
     if ctx.usage is None:
-        ctx.output_estimate = completion_estimate(len(body))
+        ctx.output_estimate = tokens_in(len(body))
     return Reply(head.status, client_headers(head), body)
 
 
@@ -182,7 +182,7 @@ async def _relay_large(
     except UpstreamError as failure:
         raise BrokenReply(answer_for_failure(failure)) from failure
     finally:
-        ctx.output_estimate = completion_estimate(size)
+        ctx.output_estimate = tokens_in(size)
         exchange.abort()
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hx_gateway.kit.token_estimate import tokens_in
+
 # The most that an image is counted as by most models, at their highest detail.
 IMAGE_TOKENS = 2_000
 # Models that count an image as many more: 2,833 and 5,667 for each of up to 8 tiles, told by how their name begins.
 _DEAR_IMAGES = (("gpt-4o-mini", 50_000),)
-# The usual length of a token in English text.
-BYTES_PER_TOKEN = 4
 
 _PARTS = (b"image_url", b"input_image")
 # Letters that need no escape may be written as one all the same.
@@ -98,15 +98,7 @@ def upper_bound(
 
 def expected_input(text_bytes: int, *, images: int = 0, tokens_per_image: int = IMAGE_TOKENS) -> int:
     """Return how many tokens of input to expect: a quarter of the bytes, rounded up, and the images."""
-    return -(-text_bytes // BYTES_PER_TOKEN) + images * tokens_per_image
-
-
-def completion_estimate(relayed_bytes: int) -> int:
-    """Return the tokens that ``relayed_bytes`` of an answer are about: a quarter, rounded up.
-
-    For an answer that broke off it is what was made until then: the provider bills no less.
-    """
-    return -(-relayed_bytes // BYTES_PER_TOKEN)
+    return tokens_in(text_bytes) + images * tokens_per_image
 
 
 def _parts(message: _Message) -> list[_Part]:

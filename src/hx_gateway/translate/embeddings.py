@@ -13,6 +13,7 @@ import msgspec
 
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.events import TokenUsage
+from hx_gateway.kit.token_estimate import BYTES_PER_TOKEN
 from hx_gateway.services.upstream.base import (
     Deployment,
     Upstream,
@@ -26,7 +27,6 @@ from hx_gateway.translate.openai import ModelRequest
 
 CONCURRENCY = 8
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-BYTES_PER_TOKEN = 4
 _NOT_FOUND = 404
 
 Headers = Mapping[str, str]

@@ -9,13 +9,13 @@ import msgspec
 from hx_gateway.errors import HXError
 from hx_gateway.events import TokenUsage
 from hx_gateway.kit.sse import MAX_EVENT_BYTES, event_data, event_ends
+from hx_gateway.kit.token_estimate import tokens_in
 
 DONE = b"[DONE]"
 # What every event but the last holds once usage was asked for.
 _NO_USAGE = b'"usage":null'
 # Of the four bytes that end an event at most, three may be there already.
 _LONGEST_PART = 3
-_BYTES_PER_TOKEN = 4
 
 
 # More than any call can have, and still an exact integer everywhere.
@@ -109,7 +109,7 @@ class StreamRelay:
         bytes of what the events hold beyond the first one, which holds no text (OpenAI's API: its delta is the role).
         """
         text = self.bytes_seen - self.events * self._first_event_bytes
-        return max(self.events, -(-text // _BYTES_PER_TOKEN))
+        return max(self.events, tokens_in(text))
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to send on for ``chunk``."""

@@ -10,7 +10,6 @@ import pytest
 from hx_gateway.pricing.estimates import (
     Images,
     UpperBound,
-    completion_estimate,
     count_images,
     expected_input,
     image_tokens,
@@ -93,7 +92,3 @@ def test_images_that_cannot_be_read_count_with_all_their_bytes(messages: bytes) 
 def test_what_is_expected_is_a_quarter_of_the_bytes_rounded_up() -> None:
     assert [expected_input(size) for size in (0, 1, 4, 5)] == [0, 1, 1, 2]
     assert expected_input(5, images=1) == 2 + 2_000
-
-
-def test_an_answer_that_broke_off_is_estimated_by_what_came() -> None:
-    assert [completion_estimate(size) for size in (0, 1, 8, 9)] == [0, 1, 2, 3]
