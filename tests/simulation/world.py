@@ -313,8 +313,8 @@ class World:
         self.say(worker, f"refuses {ask.call_id} {error.code}")
         if self.rests and isinstance(error, BudgetUnknown):
             if ask.request_id == "r":
-                # Whoever finds out that something was lost is told to try again.
-                again = msgspec.structs.replace(ask, request_id="again")
+                # Whoever finds out that something was lost is told to try again, which is another call.
+                again = msgspec.structs.replace(self.ask(worker, ask.allowance), request_id="again")
                 asyncio.get_running_loop().call_later(2.5, worker.call, again)
                 return
             self.fail("liveness", f"{worker} refuses though all is well: {self.bank.state()}")

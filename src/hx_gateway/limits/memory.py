@@ -302,10 +302,8 @@ class MemoryCounterStore:
             if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
                 del tenant.slots[scope.name]
             if correct and limits.tokens is not None and settlement.tokens_delta:
-                correction, key = (
-                    gcra.correction_us(settlement.tokens_delta, limits.tokens, self.share),
-                    scope.token_key,
-                )
+                key = scope.token_key
+                correction = gcra.correction_us(settlement.tokens_delta, limits.tokens, scope.share)
                 tenant.rates[key] = gcra.corrected(tenant.rates.get(key, 0), now, correction)
 
     def _verdict(
