@@ -121,6 +121,11 @@ class PostgresService(WatchedService):
                 raise
             await self._heed(pool, kind)
             raise dependency_error(self.display_name, error) from error
+        except AttributeError as error:
+            # What asyncpg makes of a connection that is terminated between two steps of a statement.
+            if not _is_gone(connection):
+                raise
+            raise DependencyError(self.display_name, FailureKind.LOST) from error
         finally:
             await _give_back(pool, connection, spoilt=spoilt)
 
@@ -166,6 +171,14 @@ class PostgresService(WatchedService):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.terminate()
+
+
+def _is_gone(connection: Any) -> bool:
+    """Return whether a connection that was lent is closed, or its pool took it back."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 async def _give_back(pool: asyncpg.Pool[Any], connection: Any, *, spoilt: bool) -> None:

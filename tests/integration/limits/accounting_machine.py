@@ -26,6 +26,7 @@ from hx_gateway.limits.durable import Authority
 from hx_gateway.limits.memory import MemoryCounterStore
 from hx_gateway.limits.meter import Meter, MeterOptions
 from hx_gateway.limits.redis_store import RedisCounterStore
+from hx_gateway.limits.refusals import BudgetUnknown
 from hx_gateway.limits.repository import PostgresLedger
 from hx_gateway.limits.roots import JournalRoot
 from hx_gateway.limits.shares import LocalShares
@@ -253,8 +254,15 @@ class Books:
             self.refusals[error.code] += 1
 
     def send(self, call: Call, share: int) -> None:
-        """Let a call go out, perhaps to a further deployment: from now on ``share`` % of its reservation is spent."""
-        call.worker.meter.sent(call.admission, "deployment", "provider")
+        """Let a call go out, perhaps to a further deployment: from now on ``share`` % of its reservation is spent.
+
+        It stays where it is when what it reserved was granted in an epoch that is over.
+        """
+        try:
+            call.worker.meter.sent(call.admission, "deployment", "provider")
+        except BudgetUnknown as error:
+            self.refusals[error.code] += 1
+            return
         cost = max(call.true or 0, call.admission.reserved_nano * share // 100)
         for key in call.admission.charge_keys:
             self.spent[key] += cost - (call.true or 0)

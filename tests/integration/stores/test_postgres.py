@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import asyncpg
@@ -89,6 +90,31 @@ async def test_a_lost_connection_leaves_the_work_of_others_alone(servers: Server
         assert caught.value.kind is FailureKind.LOST
         assert await service.healthy()
         assert await working == "done"
+
+
+async def test_a_connection_that_is_terminated_between_two_steps_of_a_statement_is_a_lost_one(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = asyncpg.Connection._get_statement
+
+    async def prepare_and_lose(connection: Any, *arguments: Any, **options: Any) -> Any:
+        statement = await prepare(connection, *arguments, **options)
+        service._terminate_pool()
+        return statement
+
+    async with PostgresService(servers.postgres.url, max_size=1) as service:
+        monkeypatch.setattr(asyncpg.Connection, "_get_statement", prepare_and_lose)
+        with pytest.raises(DependencyError) as lost:
+            async with service.acquire() as connection:
+                await connection.fetchval("SELECT 'lost'")
+        assert lost.value.kind is FailureKind.LOST
+
+
+async def test_an_error_of_ours_is_no_lost_connection(servers: Servers) -> None:
+    async with PostgresService(servers.postgres.url, max_size=1) as service:
+        with pytest.raises(AttributeError):
+            async with service.acquire() as connection:
+                connection.no_such_thing()
 
 
 async def test_a_read_only_database_still_serves_readers(servers: Servers) -> None:
