@@ -16,6 +16,7 @@ import structlog
 
 from hx_gateway.allowances import Allowance, Budget, Period, Rate, ScopeKind, ScopeLimits
 from hx_gateway.errors import HXError
+from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.durable import Authority
@@ -300,12 +301,12 @@ class World:
         self.say(
             worker,
             f"admits {admission.call_id} {admission.charge_keys} {admission.reserved_nano} "
-            f"by {admission.decision.get('counted_by')} in {admission.decision.get('epoch')}",
+            f"in {admission.decision.decode()}",
         )
         self.calls[admission.call_id] = Known(admission.charge_keys, admission.reserved_nano, admission.epoch)
         budgets = [charge.budget for charge in admission.charges]
         if not self.alone:
-            right = {charges_for(budgets, before), charges_for(budgets, self.clock.now())}
+            right = {charges_for(budgets, unix_us(before)), charges_for(budgets, unix_us(self.clock.now()))}
             if admission.charges not in right:
                 self.fail("I5", f"{worker} charged {admission.call_id} to {admission.charge_keys}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from hx_gateway.allowances import ScopeLimits
 from hx_gateway.limits.authority import Term
@@ -24,15 +25,14 @@ class Place(StrEnum):
     SHARED = "shared"
 
 
-@dataclass(slots=True, kw_only=True)
-class Admission:
+class Admission(msgspec.Struct, kw_only=True):
     """A call that may be sent. Its owner hands it to ``Meter.settle`` exactly once, whatever becomes of the call.
 
-    ``reserved_nano`` is held in every window of ``charges``. ``headers`` belong on the answer, ``decision`` in the
-    record of the call. The rest is the meter's: ``epoch`` is the one it was admitted in, ``term`` the one that granted
-    what is not on record yet, until that is written; ``recorded`` says that something durable knows of it,
-    ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive somewhere; ``facts`` are
-    those of its last record.
+    ``reserved_nano`` is held in every window of ``charges``, in which ``left_nano`` are left. ``headers`` belong on the
+    answer, ``decision`` (JSON) in the record of the call. The rest is the meter's: ``epoch`` is the one it was admitted
+    in, ``term`` the one that granted what is not on record yet, until that is written; ``recorded`` says that something
+    durable knows of it, ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive
+    somewhere; ``facts`` are those of its last record.
     """
 
     call: CallAsk
@@ -40,8 +40,9 @@ class Admission:
     charges: tuple[Charge, ...] = ()
     reserved_nano: int = 0
     admitted_us: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    decision: dict[str, Any] = field(default_factory=dict)
+    left_nano: tuple[int, ...] = ()
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    decision: bytes = b"{}"
     place: Place = Place.NOWHERE
     epoch: int = 0
     term: Term | None = None
@@ -50,11 +51,11 @@ class Admission:
     doubtful: bool = False
     settled: bool = False
     facts: CallFacts | None = None
-    # The windows that the call is charged to, by name.
-    charge_keys: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.charge_keys = tuple([charge.key for charge in self.charges])
+    @property
+    def charge_keys(self) -> tuple[str, ...]:
+        """The windows that the call is charged to, by name."""
+        return tuple([charge.key for charge in self.charges])
 
     @property
     def call_id(self) -> str:
@@ -112,7 +113,7 @@ def ask_of(
     )
 
 
-def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: dict[str, Any]) -> Admission:
+def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: Mapping[str, Any]) -> Admission:
     """Return the admission of an ask that passed."""
     return Admission(
         call=call,
@@ -120,8 +121,9 @@ def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, dec
         charges=ask.charges,
         reserved_nano=ask.cost_nano if ask.charges else 0,
         admitted_us=verdict.now_us,
+        left_nano=verdict.money,
         headers=rate_headers(ask.limits, verdict),
-        decision=decision,
+        decision=as_json(decision),
         place=place,
         epoch=ask.epoch,
     )
@@ -132,15 +134,14 @@ def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch
 
     ``mode``: ``enforce`` or ``shadow``. ``counted_by``: who counted. ``refused`` is there when something refused.
     """
-    decision: dict[str, Any] = {"mode": mode, "counted_by": counted_by, "outcome": str(verdict.outcome)}
+    decision: dict[str, Any] = {"mode": mode, "counted_by": counted_by, "outcome": verdict.outcome}
     if epoch:
         decision["epoch"] = epoch
-    limits = [
-        _looked_at(scope, _at(verdict.requests, index), _at(verdict.tokens, index))
-        for index, scope in enumerate(ask.limits)
-    ]
-    if limits:
-        decision["limits"] = limits
+    if ask.limits:
+        decision["limits"] = [
+            _looked_at(scope, _at(verdict.requests, index), _at(verdict.tokens, index))
+            for index, scope in enumerate(ask.limits)
+        ]
     if ask.charges:
         decision["budgets"] = [_charged(charge, ask, verdict, index) for index, charge in enumerate(ask.charges)]
     if verdict.outcome is not Outcome.ADMITTED:
@@ -149,11 +150,11 @@ def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch
 
 
 def _looked_at(scope: ScopeLimits, requests: RateState | None, tokens: RateState | None) -> dict[str, Any]:
-    seen: dict[str, Any] = {"kind": str(scope.kind), "id": scope.id}
+    seen: dict[str, Any] = {"kind": scope.kind, "id": scope.id}
     if scope.requests is not None and requests is not None:
-        seen |= {"rpm": scope.requests.per_minute, "requests_left": requests.left}
+        seen["rpm"], seen["requests_left"] = scope.requests.per_minute, requests.left
     if scope.tokens is not None and tokens is not None:
-        seen |= {"tpm": scope.tokens.per_minute, "tokens_left": tokens.left}
+        seen["tpm"], seen["tokens_left"] = scope.tokens.per_minute, tokens.left
     if scope.parallel is not None:
         seen["max_parallel"] = scope.parallel
     return seen
@@ -163,7 +164,7 @@ def _charged(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> dict[str
     budget = charge.budget
     seen: dict[str, Any] = {
         "id": budget.id,
-        "kind": str(budget.kind),
+        "kind": budget.kind,
         "owner": budget.owner_id,
         "window": charge.window,
         "limit_nano": budget.limit_nano,
@@ -176,3 +177,6 @@ def _charged(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> dict[str
 
 def _at(states: tuple[RateState | None, ...], index: int) -> RateState | None:
     return states[index] if index < len(states) else None
+
+
+as_json = msgspec.json.Encoder().encode

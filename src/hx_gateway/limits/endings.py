@@ -37,9 +37,7 @@ class Endings:
         self._stores = stores
         self._authority = authority
         self._journal = journal
-        self._queues = {Place.LOCAL: Settling(stores.local.settle, clock)}
-        if stores.shared is not None:
-            self._queues[Place.SHARED] = Settling(stores.shared.settle, clock)
+        self._queue = Settling(stores.shared.settle, clock) if stores.shared is not None else None
         self._releasing = Releasing(ledger.release if ledger is not None else _release_nothing, drained=journal.drained)
         self._later: deque[Settlement] = deque(maxlen=MOST_REMEMBERED)
         self._given_up: dict[str, None] = {}
@@ -47,31 +45,31 @@ class Endings:
     @property
     def waiting(self) -> int:
         """How many ends are on their way."""
-        return sum(len(queue) for queue in self._queues.values()) + len(self._releasing) + len(self._later)
+        queued = len(self._queue) if self._queue is not None else 0
+        return queued + len(self._releasing) + len(self._later)
 
     @property
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:
         """What has to go on for ever."""
-        return [queue.run for queue in self._queues.values()]
+        return [self._queue.run] if self._queue is not None else []
 
     async def emptied(self) -> None:
         """Return once the counters have heard of all ends."""
-        for queue in self._queues.values():
-            await queue.emptied()
+        if self._queue is not None:
+            await self._queue.emptied()
 
     def end(self, admission: Admission, done: CallDone) -> None:
         """Give back what an admitted call held, once its end is written down."""
         if admission.in_ledger and admission.doubtful:
             self._releasing.put(admission.call_id)
         settlement = admission.settlement(done.cost_nano, done.prompt_tokens + done.completion_tokens)
-        places = {admission.place} - {Place.NOWHERE}
+        self._put(admission.place, settlement)
         if admission.charges and self._authority.heading is Authority.REDIS:
-            # Whoever admitted it: a new epoch's counters may have been told that it is open, or may be yet.
-            places.add(Place.SHARED)
+            if admission.place is not Place.SHARED:
+                # Whoever admitted it: a new epoch's counters may have been told that it is open, or may be yet.
+                self._put(Place.SHARED, settlement)
             if admission.epoch != self._authority.heading_epoch:
                 self._later.append(settlement)
-        for place in places:
-            self._put(place, settlement)
 
     def undo(self, place: Place, ask: Ask, *, doubtful: bool = True) -> None:
         """Give back what an ask took; ``doubtful`` where it may yet arrive."""
@@ -108,8 +106,8 @@ class Endings:
 
     def epoch_began(self, state: EpochState) -> None:
         """Drop what the counters need not hear any more: it is on record, and slots and buckets right themselves."""
-        if state.authority is Authority.POSTGRES and Place.SHARED in self._queues:
-            self._queues[Place.SHARED].forget()
+        if state.authority is Authority.POSTGRES and self._queue is not None:
+            self._queue.forget()
 
     async def retry(self) -> None:
         """Do what could not be done at once."""
@@ -122,9 +120,10 @@ class Endings:
                 self._put(Place.SHARED, self._later.popleft())
 
     def _put(self, place: Place, settlement: Settlement) -> None:
-        queue = self._queues.get(place)
-        if queue is not None:
-            queue.put(settlement)
+        if place is Place.LOCAL:
+            self._stores.local.end([settlement])
+        elif place is Place.SHARED and self._queue is not None:
+            self._queue.put(settlement)
 
 
 async def _release_nothing(_call_id: str) -> None:

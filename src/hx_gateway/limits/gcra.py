@@ -3,10 +3,13 @@
 The generic cell rate algorithm (ITU-T I.371) keeps of a bucket only when it will be full again, the theoretical arrival
 time. What a take costs is rounded down, and never to nothing: so a bucket of N takes N at once whatever N is, and the
 error is less than a microsecond a take.
+
+It is done several times for every call: a comparison takes a third of the time of ``max`` or ``min``.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from hx_gateway.allowances import Rate
@@ -29,38 +32,76 @@ class Take(NamedTuple):
         return self.increment_us > self.capacity_us
 
 
-def take_of(units: int, rate: Rate, share: int = 1) -> Take:
-    """Return what ``units`` are to a bucket of ``rate``, or to one of ``share`` that it is dealt out to.
+# What no bucket without a rate, or of nothing, ever gives.
+NEVER = Take(1, 0)
 
-    A part of a bucket holds one unit at least, and lends a take that the whole one would hold when it is full itself:
-    its mean rate stays what it is.
+
+class Bucket(NamedTuple):
+    """What of a rate is the same for each take: ``units`` that it holds, refilled by ``per_minute`` / ``share``.
+
+    ``capacity_us`` is the time that refills it, ``whole_us`` that of all of the parts that it is one of.
     """
+
+    per_minute: int
+    units: int
+    share: int
+    capacity_us: int
+    whole_us: int
+
+    def take(self, units: int) -> Take:
+        """Return what ``units`` are to the bucket.
+
+        A part of a bucket lends a take that the whole one would hold when it is full itself: its mean rate stays what
+        it is.
+        """
+        if not self.capacity_us:
+            return NEVER
+        increment, capacity = self._refill_us(units), self.capacity_us
+        if increment > capacity and self.share != 1:
+            capacity = min(increment, self.whole_us)
+        return Take(increment, capacity)
+
+    def state(self, tat_us: int, now_us: int) -> RateState:
+        """Return how much is left, in whole units, and when it is full again."""
+        full_in = tat_us - now_us if tat_us > now_us else 0
+        left = (self.capacity_us - full_in) * self.per_minute // (MINUTE_US * self.share)
+        units = self.units
+        return RateState(left=0 if left < 0 else min(left, units), full_in_us=full_in)
+
+    def correction_us(self, units: int) -> int:
+        """Return what ``units`` more (or fewer: negative) than were taken are to the bucket; see :func:`corrected`."""
+        if self.per_minute <= 0:
+            return 0
+        return self._refill_us(units) if units > 0 else -self._refill_us(-units)
+
+    def _refill_us(self, units: int) -> int:
+        if units <= 0:
+            return 0
+        refill = units * MINUTE_US * self.share // self.per_minute
+        return 1 if refill < 1 else refill if refill <= LONGEST_US else LONGEST_US + 1
+
+
+@lru_cache(maxsize=4096)
+def bucket_of(rate: Rate, share: int = 1) -> Bucket:
+    """Return the bucket of ``rate``, or one of ``share`` that it is dealt out to: each holds one unit at least."""
     if rate.per_minute <= 0 or rate.burst <= 0:
-        return Take(1, 0)
-    increment = _refill_us(units, rate, share)
-    if share == 1:
-        return Take(increment, _capacity_us(rate.burst, rate, 1))
-    part = _capacity_us(max(1, rate.burst // share), rate, share)
-    return Take(increment, max(part, min(increment, _capacity_us(rate.burst, rate, share))))
+        return Bucket(max(0, rate.per_minute), 0, share, 0, 0)
+    units = rate.burst if share == 1 else max(1, rate.burst // share)
+    capacity, whole = (_capacity_us(held, rate.per_minute, share) for held in (units, rate.burst))
+    return Bucket(rate.per_minute, units, share, capacity, whole)
 
 
 def wait_us(tat_us: int, now_us: int, take: Take) -> int:
     """Return how long until the bucket holds ``take`` if nobody else comes: 0 when it does, or when it never will."""
     if take.too_large:
         return 0
-    return max(0, max(tat_us, now_us) + take.increment_us - now_us - take.capacity_us)
+    wait = taken(tat_us, now_us, take) - now_us - take.capacity_us
+    return max(0, wait)
 
 
 def taken(tat_us: int, now_us: int, take: Take) -> int:
     """Return the bucket after ``take``."""
-    return max(tat_us, now_us) + take.increment_us
-
-
-def correction_us(units: int, rate: Rate, share: int = 1) -> int:
-    """Return what ``units`` more (or fewer: negative) than were taken are to a bucket; see :func:`corrected`."""
-    if rate.per_minute <= 0 or units == 0:
-        return 0
-    return _refill_us(units, rate, share) if units > 0 else -_refill_us(-units, rate, share)
+    return (max(now_us, tat_us)) + take.increment_us
 
 
 def corrected(tat_us: int, now_us: int, correction_us: int) -> int:
@@ -70,21 +111,5 @@ def corrected(tat_us: int, now_us: int, correction_us: int) -> int:
     return min(max(tat_us, now_us) + correction_us, now_us + LONGEST_US)
 
 
-def state_of(tat_us: int, now_us: int, rate: Rate, share: int = 1) -> RateState:
-    """Return how much is left in a bucket, in whole units, and when it is full again."""
-    full_in = max(0, tat_us - now_us)
-    if rate.per_minute <= 0 or rate.burst <= 0:
-        return RateState(left=0, full_in_us=full_in)
-    burst = rate.burst if share == 1 else max(1, rate.burst // share)
-    left = (_capacity_us(burst, rate, share) - full_in) * rate.per_minute // (MINUTE_US * share)
-    return RateState(left=max(0, min(left, burst)), full_in_us=full_in)
-
-
-def _refill_us(units: int, rate: Rate, share: int) -> int:
-    if units <= 0:
-        return 0
-    return min(max(1, units * MINUTE_US * share // rate.per_minute), LONGEST_US + 1)
-
-
-def _capacity_us(units: int, rate: Rate, share: int) -> int:
-    return min(-(-units * MINUTE_US * share // rate.per_minute), LONGEST_US)
+def _capacity_us(units: int, per_minute: int, share: int) -> int:
+    return min(-(-units * MINUTE_US * share // per_minute), LONGEST_US)

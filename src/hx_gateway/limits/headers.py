@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hx_gateway.allowances import Rate, ScopeLimits
+from hx_gateway.allowances import ScopeLimits
 from hx_gateway.limits.model import RateState, Verdict
 
 MILLISECOND_US = 1_000
@@ -22,26 +22,31 @@ def rate_headers(limits: Sequence[ScopeLimits], verdict: Verdict) -> dict[str, s
     ``remaining`` is what could be used at once; ``limit`` is what a minute allows.
     """
     headers: dict[str, str] = {}
-    tightest = _tightest([scope.requests for scope in limits], verdict.requests)
-    if tightest is not None:
-        rate, state = tightest
-        headers["x-ratelimit-limit-requests"] = str(rate.per_minute)
-        headers["x-ratelimit-remaining-requests"] = str(max(0, state.left))
-        headers["x-ratelimit-reset-requests"] = duration_text(state.full_in_us)
-    tightest = _tightest([scope.tokens for scope in limits], verdict.tokens)
-    if tightest is not None:
-        rate, state = tightest
-        headers["x-ratelimit-limit-tokens"] = str(rate.per_minute)
-        headers["x-ratelimit-remaining-tokens"] = str(max(0, state.left))
-        headers["x-ratelimit-reset-tokens"] = duration_text(state.full_in_us)
+    requests = tokens = None
+    limit_requests = limit_tokens = None
+    for scope, of_requests, of_tokens in zip(limits, verdict.requests, verdict.tokens, strict=False):
+        if of_requests is not None and (requests is None or _tighter(of_requests, requests)):
+            requests, limit_requests = of_requests, scope.requests
+        if of_tokens is not None and (tokens is None or _tighter(of_tokens, tokens)):
+            tokens, limit_tokens = of_tokens, scope.tokens
+    if requests is not None and limit_requests is not None:
+        headers["x-ratelimit-limit-requests"] = str(limit_requests.per_minute)
+        headers["x-ratelimit-remaining-requests"] = str(requests.left)
+        headers["x-ratelimit-reset-requests"] = duration_text(requests.full_in_us)
+    if tokens is not None and limit_tokens is not None:
+        headers["x-ratelimit-limit-tokens"] = str(limit_tokens.per_minute)
+        headers["x-ratelimit-remaining-tokens"] = str(tokens.left)
+        headers["x-ratelimit-reset-tokens"] = duration_text(tokens.full_in_us)
     return headers
 
 
 def duration_text(microseconds: int) -> str:
     """Return a duration as ``12ms``, ``1s``, ``8.64s``, ``6m0s`` or ``1h0m0s``, rounded up to the millisecond."""
-    left = -(-max(0, microseconds) // MILLISECOND_US)
+    if microseconds <= 0:
+        return "0s"
+    left = -(-microseconds // MILLISECOND_US)
     if left < SECOND_MS:
-        return f"{left}ms" if left else "0s"
+        return f"{left}ms"
     hours, left = divmod(left, HOUR_MS)
     minutes, left = divmod(left, MINUTE_MS)
     seconds = f"{left / SECOND_MS:.3f}".rstrip("0").rstrip(".")
@@ -50,12 +55,6 @@ def duration_text(microseconds: int) -> str:
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _tightest(rates: Sequence[Rate | None], states: Sequence[RateState | None]) -> tuple[Rate, RateState] | None:
-    """Return the bucket with the least left; of several, the one that takes longest to be full again."""
-    found: tuple[Rate, RateState] | None = None
-    for rate, state in zip(rates, states, strict=False):
-        if rate is None or state is None:
-            continue
-        if found is None or (state.left, -state.full_in_us) < (found[1].left, -found[1].full_in_us):
-            found = (rate, state)
-    return found
+def _tighter(state: RateState, than: RateState) -> bool:
+    """Return whether a bucket has less left than another one; of two that have the same, takes longer to be full."""
+    return (state.left, -state.full_in_us) < (than.left, -than.full_in_us)

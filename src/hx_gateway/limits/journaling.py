@@ -7,12 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits.admission import Admission
+from hx_gateway.limits.admission import Admission, as_json
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
 from hx_gateway.limits.model import Lapsed
 from hx_gateway.limits.records import DONE, LAPSED, CallFacts, Done, Refused, Sent, encode
@@ -75,7 +73,7 @@ class CallJournal:
             cache=done.cache,
             settled_by=DONE,
             route=admission.call.route,
-            decision=_as_json(admission.decision),
+            decision=admission.decision,
         )
         (self._must_write if admission.recorded else self._write_if_taken)(encode(record))
 
@@ -181,7 +179,7 @@ class CallJournal:
             at_us=self._now_us(),
             route=call.route,
             ending=ending,
-            decision=_as_json(decision),
+            decision=as_json(decision),
         )
 
     def _facts(self, admission: Admission) -> CallFacts:
@@ -218,6 +216,3 @@ class CallJournal:
 def lapsed_windows(lapsed: Sequence[Lapsed]) -> list[str]:
     """Return the windows that lapsed calls are charged to, each once."""
     return list(dict.fromkeys(window for call in lapsed for window in call.windows))
-
-
-_as_json = msgspec.json.Encoder().encode

@@ -8,23 +8,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from hx_gateway.allowances import ScopeLimits
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits import gcra
 from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import OPEN, SECOND_US, TenantMoney
-from hx_gateway.limits.verdicts import Refusal, lease_us, request_take, scope_name, slots_of, token_take, verdict_of
+from hx_gateway.limits.scopes import Scope, Scopes
+from hx_gateway.limits.verdicts import PASSED, Refusal, lease_us, verdict_of
+from hx_gateway.limits.windows import NEVER_US
 
 # How long a call without charges is remembered when it is never settled, and one that must not begin any more.
 MARK_US = 3600 * SECOND_US
 # Rates, slots and marks of a tenant, and tenants, are looked through when there are this many, and twice as many then.
 PRUNE_SIZE = 2_000
-# Scopes that are remembered with what follows from their limits.
-MAX_SCOPES = 10_000
-PASSED = Refusal(Outcome.ADMITTED, -1)
-# Further than any lease.
-NEVER_US = 2**63
 
 
 class Mark(NamedTuple):
@@ -32,27 +28,6 @@ class Mark(NamedTuple):
 
     refused: bool
     expires_us: int
-
-
-class _Scope(NamedTuple):
-    """What of a scope is the same for each ask while ``share`` is: what it and its buckets are called, and what a
-    request takes. It keeps the limits, so that their identity is nobody else's.
-    """
-
-    limits: ScopeLimits
-    share: int
-    name: str
-    slots: int | None
-    requests: gcra.Take | None
-    request_key: str
-    token_key: str
-
-
-class _Want(NamedTuple):
-    """What an ask wants of one scope: a slot, a request, and what its estimate takes of the bucket of tokens."""
-
-    scope: _Scope
-    tokens: gcra.Take | None
 
 
 class _Slots(dict[str, int]):
@@ -135,7 +110,7 @@ class MemoryCounterStore:
         self.share = 1
         self._clock = clock or SystemClock()
         self._tenants: dict[str, _Tenant] = {}
-        self._scopes: dict[int, _Scope] = {}
+        self._scopes = Scopes()
         self._prune_at = PRUNE_SIZE
 
     async def admit(self, ask: Ask) -> Verdict:
@@ -147,11 +122,15 @@ class MemoryCounterStore:
         known = _known(tenant, ask, now)
         if known is not None and known.outcome is not Outcome.ADMITTED:
             return known
-        wants = self._wants(ask)
-        refusal = self._refusal(tenant, ask, wants, now) if known is None else None
-        if known is None and refusal is None:
-            self._take(tenant, ask, wants, now)
-        return self._verdict(tenant, ask, now, wants, refusal)
+        scopes = [self._scopes.of(limits, self.share) for limits in ask.limits]
+        if known is not None:
+            return _verdict(tenant, ask, now, scopes)
+        requests, tokens = _after(tenant, ask, scopes, now)
+        money = _left_after(tenant, ask)
+        if requests is None or tokens is None or money is None:
+            return _verdict(tenant, ask, now, scopes, _refusal(tenant, ask, scopes, now))
+        _take(tenant, ask, scopes, now, requests, tokens)
+        return verdict_of(ask, now, PASSED, scopes, requests=requests, tokens=tokens, money=money)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
@@ -159,7 +138,7 @@ class MemoryCounterStore:
         tenant = self._tenant(ask.tenant_id, now)
         ask = msgspec.structs.replace(ask, limits=())
         if not ask.charges:
-            return self._verdict(tenant, ask, now, ())
+            return _verdict(tenant, ask, now, ())
         money = tenant.in_epoch(ask.epoch)
         held = None if money is None else money.open.get(ask.call_id)
         if money is None or held is None:
@@ -168,12 +147,16 @@ class MemoryCounterStore:
         if more > 0:
             refusal = _budget_refusal(money, ask, more)
             if refusal is not None:
-                return self._verdict(tenant, ask, now, (), refusal)
+                return _verdict(tenant, ask, now, (), refusal)
             money.raise_to(ask.call_id, ask.cost_nano)
-        return self._verdict(tenant, ask, now, ())
+        return _verdict(tenant, ask, now, ())
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that is not known (any more) is no error."""
+        self.end(settlements)
+
+    def end(self, settlements: Sequence[Settlement]) -> None:
+        """End calls, as :meth:`settle` does."""
         now = self._now_us()
         for settlement in settlements:
             tenant = self._tenant(settlement.tenant_id, now)
@@ -202,9 +185,9 @@ class MemoryCounterStore:
                 if mark is None or mark.refused:
                     continue
                 tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
-            for scope in ask.limits:
-                if scope.parallel is not None:
-                    tenant.hold(scope_name(scope), ask.call_id, expires)
+            for limits in ask.limits:
+                if limits.parallel is not None:
+                    tenant.hold(self._scopes.of(limits, self.share).name, ask.call_id, expires)
 
     async def lapse(self, tenant_id: str) -> Sequence[Lapsed]:
         """Post reservations whose lease ran out at their estimate and return them, some hundred at most."""
@@ -256,69 +239,16 @@ class MemoryCounterStore:
                 del self._tenants[tenant_id]
         self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
 
-    def _wants(self, ask: Ask) -> list[_Want]:
-        scopes = [self._scope(limits) for limits in ask.limits]
-        return [_Want(scope, token_take(scope.limits, ask.tokens, scope.share)) for scope in scopes]
-
-    def _scope(self, limits: ScopeLimits) -> _Scope:
-        known, share = self._scopes.get(id(limits)), self.share
-        if known is not None and known.limits is limits and known.share == share:
-            return known
-        if len(self._scopes) >= MAX_SCOPES:
-            self._scopes.clear()
-        name = scope_name(limits)
-        slots, requests = slots_of(limits, share), request_take(limits, share)
-        scope = self._scopes[id(limits)] = _Scope(limits, share, name, slots, requests, "q:" + name, "k:" + name)
-        return scope
-
-    def _refusal(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Want], now: int) -> Refusal | None:
-        """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
-        return (
-            _slot_refusal(tenant, wants, now)
-            or _request_refusal(tenant, wants, now)
-            or _token_refusal(tenant, wants, now)
-            or (None if tenant.money is None else _budget_refusal(tenant.money, ask, ask.cost_nano))
-        )
-
-    def _take(self, tenant: _Tenant, ask: Ask, wants: Sequence[_Want], now: int) -> None:
-        expires = now + lease_us(ask.lease_seconds)
-        rates = tenant.rates
-        for scope, tokens in wants:
-            if scope.requests is not None:
-                rates[scope.request_key] = gcra.taken(rates.get(scope.request_key, 0), now, scope.requests)
-            if tokens is not None:
-                rates[scope.token_key] = gcra.taken(rates.get(scope.token_key, 0), now, tokens)
-            if scope.slots is not None:
-                tenant.hold(scope.name, ask.call_id, expires)
-        if ask.charges and tenant.money is not None:
-            tenant.money.reserve(ask.call_id, ask.cost_nano, tuple([charge.key for charge in ask.charges]), expires)
-        elif ask.limits:
-            tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
-
     def _release(self, tenant: _Tenant, settlement: Settlement, now: int, *, correct: bool) -> None:
         for limits in settlement.limits:
-            scope = self._scope(limits)
+            scope = self._scopes.of(limits, self.share)
             leases = tenant.slots.get(scope.name)
             if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
                 del tenant.slots[scope.name]
-            if correct and limits.tokens is not None and settlement.tokens_delta:
+            if correct and scope.tokens is not None and settlement.tokens_delta:
                 key = scope.token_key
-                correction = gcra.correction_us(settlement.tokens_delta, limits.tokens, scope.share)
+                correction = scope.tokens.correction_us(settlement.tokens_delta)
                 tenant.rates[key] = gcra.corrected(tenant.rates.get(key, 0), now, correction)
-
-    def _verdict(
-        self, tenant: _Tenant, ask: Ask, now: int, wants: Sequence[_Want], refusal: Refusal | None = None
-    ) -> Verdict:
-        money, rates = tenant.money, tenant.rates
-        return verdict_of(
-            ask,
-            now,
-            refusal or PASSED,
-            requests=[rates.get(scope.request_key, 0) for scope, _ in wants],
-            tokens=[rates.get(scope.token_key, 0) for scope, _ in wants],
-            money=[] if money is None else [money.left(charge) for charge in ask.charges],
-            share=self.share,
-        )
 
 
 def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
@@ -337,28 +267,106 @@ def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
     return Verdict(outcome=Outcome.COLD, now_us=now, cold=cold) if cold else None
 
 
-def _slot_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
-    for place, (scope, _) in enumerate(wants):
+def _after(
+    tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int
+) -> tuple[list[int], list[int]] | tuple[None, None]:
+    """Return the buckets of requests and of tokens after an ask; none where something of a scope is short."""
+    rates = tenant.rates
+    requests: list[int] = []
+    tokens: list[int] = []
+    for scope in scopes:
+        if scope.slots is not None and tenant.look(scope.name, now) >= scope.slots:
+            return None, None
+        request_tat = token_tat = 0
+        if scope.request is not None:
+            request_tat = gcra.taken(rates.get(scope.request_key, 0), now, scope.request)
+            if request_tat - now > scope.request.capacity_us:
+                return None, None
+        if scope.tokens is not None:
+            take = scope.tokens.take(ask.tokens)
+            token_tat = gcra.taken(rates.get(scope.token_key, 0), now, take)
+            if token_tat - now > take.capacity_us:
+                return None, None
+        requests.append(request_tat)
+        tokens.append(token_tat)
+    return requests, tokens
+
+
+def _left_after(tenant: _Tenant, ask: Ask) -> list[int] | None:
+    """Return what is left of each budget after an ask; nothing where one of them is short."""
+    money = tenant.money
+    if money is None or not ask.charges:
+        return []
+    left = [money.left(charge) - ask.cost_nano for charge in ask.charges]
+    return None if min(left) < 0 else left
+
+
+def _take(
+    tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int, requests: Sequence[int], tokens: Sequence[int]
+) -> None:
+    """Take what :func:`_after` found to be there."""
+    expires = now + lease_us(ask.lease_seconds)
+    rates = tenant.rates
+    for scope, request_tat, token_tat in zip(scopes, requests, tokens, strict=True):
+        if scope.request is not None:
+            rates[scope.request_key] = request_tat
+        if scope.tokens is not None:
+            rates[scope.token_key] = token_tat
+        if scope.slots is not None:
+            tenant.hold(scope.name, ask.call_id, expires)
+    if ask.charges and tenant.money is not None:
+        tenant.money.reserve(ask.call_id, ask.cost_nano, tuple([charge.key for charge in ask.charges]), expires)
+    elif ask.limits:
+        tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
+
+
+def _verdict(tenant: _Tenant, ask: Ask, now: int, scopes: Sequence[Scope], refusal: Refusal | None = None) -> Verdict:
+    """Return the verdict on an ask that changes nothing (any more)."""
+    money, rates = tenant.money, tenant.rates
+    return verdict_of(
+        ask,
+        now,
+        refusal or PASSED,
+        scopes,
+        requests=[rates.get(scope.request_key, 0) for scope in scopes],
+        tokens=[rates.get(scope.token_key, 0) for scope in scopes],
+        money=[] if money is None else [money.left(charge) for charge in ask.charges],
+    )
+
+
+def _refusal(tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int) -> Refusal | None:
+    """Return the first refusal in the order of the contract: slots, requests, tokens, money."""
+    return (
+        _slot_refusal(tenant, scopes, now)
+        or _request_refusal(tenant, scopes, now)
+        or _token_refusal(tenant, scopes, ask.tokens, now)
+        or (None if tenant.money is None else _budget_refusal(tenant.money, ask, ask.cost_nano))
+    )
+
+
+def _slot_refusal(tenant: _Tenant, scopes: Sequence[Scope], now: int) -> Refusal | None:
+    for place, scope in enumerate(scopes):
         if scope.slots is not None and (taken := tenant.look(scope.name, now)) >= scope.slots:
             return Refusal(Outcome.PARALLEL, place, scope.slots - taken)
     return None
 
 
-def _request_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
-    for place, (scope, _) in enumerate(wants):
-        if scope.requests is not None and _short(tenant.rates.get(scope.request_key, 0), now, scope.requests):
+def _request_refusal(tenant: _Tenant, scopes: Sequence[Scope], now: int) -> Refusal | None:
+    for place, scope in enumerate(scopes):
+        if scope.request is not None and _short(tenant.rates.get(scope.request_key, 0), now, scope.request):
             return Refusal(Outcome.REQUESTS, place)
     return None
 
 
-def _token_refusal(tenant: _Tenant, wants: Sequence[_Want], now: int) -> Refusal | None:
+def _token_refusal(tenant: _Tenant, scopes: Sequence[Scope], tokens: int, now: int) -> Refusal | None:
     short = None
-    for place, (scope, tokens) in enumerate(wants):
-        if tokens is None:
+    for place, scope in enumerate(scopes):
+        if scope.tokens is None:
             continue
-        if tokens.too_large:
+        take = scope.tokens.take(tokens)
+        if take.too_large:
             return Refusal(Outcome.TOO_LARGE, place)
-        if short is None and _short(tenant.rates.get(scope.token_key, 0), now, tokens):
+        if short is None and _short(tenant.rates.get(scope.token_key, 0), now, take):
             short = Refusal(Outcome.TOKENS, place)
     return short
 

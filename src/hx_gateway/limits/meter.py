@@ -19,7 +19,7 @@ import structlog
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.errors import HXError
 from hx_gateway.kit.clock import Clock, SystemClock
-from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of, decision_of
+from hx_gateway.limits.admission import Admission, Place, admission_of, as_json, ask_of, decision_of
 from hx_gateway.limits.authority import AuthorityKeeper, AuthorityOptions
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
 from hx_gateway.limits.clock import AuthorityClock
@@ -27,12 +27,13 @@ from hx_gateway.limits.counts import MeterCounts
 from hx_gateway.limits.durable import DurableLedger, EpochState
 from hx_gateway.limits.endings import Endings
 from hx_gateway.limits.journaling import CallJournal
+from hx_gateway.limits.memory import MemoryCounterStore
 from hx_gateway.limits.model import Ask, CounterStore, Outcome, Verdict
 from hx_gateway.limits.netting import is_error
 from hx_gateway.limits.opening import WindowOpening
 from hx_gateway.limits.refusals import decision_in, refusal_of
 from hx_gateway.limits.reserving import Reserving
-from hx_gateway.limits.upkeep import Leases, RateCounter, Reconciling, Stores
+from hx_gateway.limits.upkeep import Leases, LocalCounter, Reconciling, Stores
 from hx_gateway.limits.windows import charges_for
 from hx_gateway.services.base import DependencyError
 
@@ -75,9 +76,9 @@ class Meter:
         self,
         *,
         stream_id: UUID,
-        process: CounterStore | None = None,
+        process: MemoryCounterStore | None = None,
         shared: CounterStore | None = None,
-        local: RateCounter | None = None,
+        local: LocalCounter | None = None,
         shared_healthy: Callable[[], bool] | None = None,
         ledger: DurableLedger | None = None,
         append: Callable[[bytes], object] | None = None,
@@ -265,7 +266,7 @@ class Meter:
         if self._mode(call) != "shadow":
             raise error
         self._would_refuse(call, error)
-        return Admission(call=call, admitted_us=verdict.now_us, decision=decision)
+        return Admission(call=call, admitted_us=verdict.now_us, decision=as_json(decision))
 
     async def _count(self, ask: Ask) -> tuple[Verdict, Place]:
         """Ask whoever counts rates now: all workers together, else this one for itself."""
@@ -297,12 +298,14 @@ class Meter:
     def _let_through(self, call: CallAsk, budgets: tuple[Budget, ...], error: HXError) -> Admission:
         """Admit what would be refused: nothing is reserved, what it costs is charged all the same."""
         self._would_refuse(call, error)
+        seen = decision_in(error)
         return Admission(
             call=call,
-            charges=charges_for(budgets, self._time.now()),
+            charges=charges_for(budgets, self._time.now_us()),
             reserved_nano=call.cost_nano,
             admitted_us=self._time.now_us(),
-            decision=decision_in(error) or {"mode": "shadow", "outcome": error.code},
+            left_nano=tuple([budget["left_nano"] for budget in seen.get("budgets", ()) if "left_nano" in budget]),
+            decision=as_json(seen or {"mode": "shadow", "outcome": error.code}),
         )
 
     def _would_refuse(self, call: CallAsk, error: HXError) -> None:
@@ -312,13 +315,9 @@ class Meter:
         )
 
     def _tell_soft(self, admission: Admission) -> None:
-        told = [charge for charge in admission.charges if charge.budget.soft_nano is not None]
-        if not told:
-            return
-        lefts = {seen["id"]: seen.get("left_nano") for seen in admission.decision.get("budgets", ())}
-        for charge in told:
-            budget, left = charge.budget, lefts.get(charge.budget.id)
-            if budget.soft_nano is None or left is None or budget.limit_nano - left < budget.soft_nano:
+        for charge, left in zip(admission.charges, admission.left_nano, strict=False):
+            budget = charge.budget
+            if budget.soft_nano is None or budget.limit_nano - left < budget.soft_nano:
                 continue
             if (budget.id, charge.window) in self._told:
                 continue

@@ -68,7 +68,7 @@ class WindowOpening:
         for _ in range(MOST_PROBES):
             if self._authority.term is not term:
                 raise TermOver
-            charges = charges_for(budgets, self._authority_clock.now())
+            charges = charges_for(budgets, self._authority_clock.now_us())
             if self._all_open(charges, term):
                 return charges
             await self.open(store, tenant_id, charges, term)
@@ -91,7 +91,7 @@ class WindowOpening:
         if self._epoch != term.epoch or len(self._open) > MOST_REMEMBERED:
             self._epoch = term.epoch
             self._open.clear()
-        return all(charge.key in self._open for charge in charges)
+        return self._open.issuperset([charge.key for charge in charges])
 
     async def _try(self, store: CounterStore, tenant_id: str, charges: tuple[Charge, ...], term: Term) -> None:
         waits = 0

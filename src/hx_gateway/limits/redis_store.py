@@ -7,14 +7,12 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any, TypeVar
 
-import msgspec
-
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits import gcra
 from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import LAPSE_BATCH
-from hx_gateway.limits.verdicts import Refusal, lease_us, request_take, scope_name, token_take, verdict_of
+from hx_gateway.limits.scopes import Scope, Scopes
+from hx_gateway.limits.verdicts import Refusal, lease_us, verdict_of
 from hx_gateway.limits.windows import TOTAL
 from hx_gateway.services.redis_pipe import Part, RedisPipe, Script
 
@@ -57,17 +55,20 @@ class RedisCounterStore:
     def __init__(self, pipe: RedisPipe, *, clock: Clock | None = None) -> None:
         self._pipe = pipe
         self._clock = clock
+        self._scopes = Scopes()
 
     async def admit(self, ask: Ask) -> Verdict:
         """Take everything that ``ask`` wants, or nothing."""
-        arguments: list[Part] = [ask.call_id, lease_us(ask.lease_seconds), len(ask.limits)]
-        for scope in ask.limits:
-            slots = -1 if scope.parallel is None else scope.parallel
-            request, token = request_take(scope) or NOTHING, token_take(scope, ask.tokens) or NOTHING
-            arguments += (scope_name(scope), slots, *request, *token)
+        scopes = [self._scopes.of(limits) for limits in ask.limits]
+        arguments: list[Part] = [ask.call_id, lease_us(ask.lease_seconds), len(scopes)]
+        for scope in scopes:
+            slots = -1 if scope.slots is None else scope.slots
+            request = NOTHING if scope.request is None else scope.request
+            tokens = NOTHING if scope.tokens is None else scope.tokens.take(ask.tokens)
+            arguments += (scope.name, slots, *request, *tokens)
         arguments += (ask.epoch, ask.cost_nano)
         _add_charges(arguments, ask)
-        return _verdict(ask, await self._run(ADMIT, ask.tenant_id, arguments))
+        return _verdict(ask, scopes, await self._run(ADMIT, ask.tenant_id, arguments))
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``.
@@ -76,7 +77,7 @@ class RedisCounterStore:
         """
         arguments: list[Part] = [ask.call_id, ask.epoch, ask.cost_nano]
         _add_charges(arguments, ask)
-        return _verdict(msgspec.structs.replace(ask, limits=()), await self._run(RAISE, ask.tenant_id, arguments))
+        return _verdict(ask, (), await self._run(RAISE, ask.tenant_id, arguments))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that is not known (any more) is no error."""
@@ -85,7 +86,7 @@ class RedisCounterStore:
             for some in _cut(list(of_tenant), CALLS_A_SCRIPT):
                 arguments: list[Part] = [len(some)]
                 for settlement in some:
-                    _add_settlement(arguments, settlement)
+                    self._add_settlement(arguments, settlement)
                 await self._run(SETTLE, tenant_id, arguments)
 
     async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None:
@@ -93,7 +94,7 @@ class RedisCounterStore:
         for some in _cut(asks, CALLS_A_SCRIPT):
             arguments: list[Part] = [len(some)]
             for ask in some:
-                names = [scope_name(scope) for scope in ask.limits if scope.parallel is not None]
+                names = [self._scopes.of(limits).name for limits in ask.limits if limits.parallel is not None]
                 charged = 1 if ask.charges else 0
                 arguments += (ask.call_id, lease_us(ask.lease_seconds), charged, len(names), *names)
             await self._run(RENEW, tenant_id, arguments)
@@ -145,6 +146,14 @@ class RedisCounterStore:
                 arguments += (key, seen, true)
             await self._run(REPOST, tenant_id, arguments)
 
+    def _add_settlement(self, arguments: list[Part], settlement: Settlement) -> None:
+        doubtful = 1 if settlement.doubtful else 0
+        arguments += (settlement.call_id, settlement.cost_nano, doubtful, len(settlement.limits))
+        for limits in settlement.limits:
+            scope = self._scopes.of(limits)
+            correction = 0 if scope.tokens is None else scope.tokens.correction_us(settlement.tokens_delta)
+            arguments += (scope.name, 0 if scope.slots is None else 1, correction)
+
     async def _run(self, script: Script, tenant_id: str, arguments: Iterable[Part]) -> Any:
         prefix = f"hx:{{{tenant_id}}}:"
         now = 0 if self._clock is None else unix_us(self._clock.now())
@@ -157,22 +166,14 @@ def _add_charges(arguments: list[Part], ask: Ask) -> None:
         arguments += (charge.key, charge.budget.limit_nano)
 
 
-def _add_settlement(arguments: list[Part], settlement: Settlement) -> None:
-    doubtful = 1 if settlement.doubtful else 0
-    arguments += (settlement.call_id, settlement.cost_nano, doubtful, len(settlement.limits))
-    for scope in settlement.limits:
-        correction = 0 if scope.tokens is None else gcra.correction_us(settlement.tokens_delta, scope.tokens)
-        arguments += (scope_name(scope), 0 if scope.parallel is None else 1, correction)
-
-
-def _verdict(ask: Ask, reply: list[Any]) -> Verdict:
+def _verdict(ask: Ask, scopes: Sequence[Scope], reply: list[Any]) -> Verdict:
     outcome, now = OUTCOMES[reply[0]], reply[1]
     if outcome is Outcome.STALE:
         return Verdict(outcome=outcome, now_us=now)
     if outcome is Outcome.COLD:
         return Verdict(outcome=outcome, now_us=now, cold=tuple(key.decode() for key in reply[4]))
     refusal = Refusal(outcome, reply[2], reply[3])
-    return verdict_of(ask, now, refusal, requests=reply[5], tokens=reply[6], money=reply[7])
+    return verdict_of(ask, now, refusal, scopes, requests=reply[5], tokens=reply[6], money=reply[7])
 
 
 def _cut(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -9,7 +9,6 @@ import msgspec
 
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.kit.clock import Clock
-from hx_gateway.kit.epochs import from_unix_us
 from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of, decision_of
 from hx_gateway.limits.authority import AuthorityKeeper, Term, TermOver
 from hx_gateway.limits.calls import CallAsk
@@ -143,7 +142,7 @@ class Reserving:
         if counted is not None and counted.outcome is not Outcome.ADMITTED:
             self._judge(call, rates, counted, term, place=Place.LOCAL, mode=mode)
         heard, doubt = self._time.heard, _Doubt()
-        charges = charges_for(budgets, self._time.now())
+        charges = charges_for(budgets, self._time.now_us())
         ask = ask_of(call, limits, charges, epoch=term.epoch, lease_seconds=self._lease_seconds)
         try:
             verdict = await self._ask_ledger(self._ledger_itself.reserve, ask, doubt)
@@ -152,7 +151,7 @@ class Reserving:
             if counted is not None:
                 verdict = msgspec.structs.replace(verdict, requests=counted.requests, tokens=counted.tokens)
             admission = self._judge(call, ask, verdict, term, place=Place.LOCAL, mode=mode)
-            if not heard and charges_for(budgets, from_unix_us(verdict.now_us)) != charges:
+            if not heard and charges_for(budgets, verdict.now_us) != charges:
                 # This machine's clock is off, and nobody had said so before.
                 doubt.lost = True
                 raise BudgetUnknown

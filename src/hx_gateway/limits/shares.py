@@ -28,8 +28,12 @@ class LocalShares:
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """End calls. One that was admitted elsewhere is no error."""
+        self.end(settlements)
+
+    def end(self, settlements: Sequence[Settlement]) -> None:
+        """End calls, as :meth:`settle` does."""
         self._divide()
-        await self._store.settle(settlements)
+        self._store.end(settlements)
 
     async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None:
         """Give the leases of calls that were admitted here ``lease_seconds`` from now."""

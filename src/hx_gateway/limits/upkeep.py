@@ -40,11 +40,17 @@ class RateCounter(Protocol):
     async def renew(self, tenant_id: str, asks: Sequence[Ask]) -> None: ...
 
 
+class LocalCounter(RateCounter, Protocol):
+    """What counts in this process: it hears of an end at once, without a task that tells it."""
+
+    def end(self, settlements: Sequence[Settlement]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
     """Who counts: ``shared`` for all workers; without it ``process``, money too; ``local`` rates while it is away."""
 
-    local: RateCounter
+    local: LocalCounter
     shared: CounterStore | None
     process: CounterStore | None
 

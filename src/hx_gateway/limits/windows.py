@@ -8,12 +8,15 @@ from typing import NamedTuple, assert_never
 from zoneinfo import ZoneInfo
 
 from hx_gateway.allowances import Budget, Period
-from hx_gateway.kit.epochs import UNIX_EPOCH
+from hx_gateway.kit.epochs import UNIX_EPOCH, from_unix_us, unix_us
 from hx_gateway.limits.model import Charge
 
 TOTAL = "total"
 # Current windows that are remembered; there are some hundred zones that people live in.
 MAX_REMEMBERED = 1_000
+
+# Later than any moment.
+NEVER_US = 2**63
 
 _DAY = timedelta(days=1)
 
@@ -27,11 +30,11 @@ class Window(NamedTuple):
 
 
 class _Charged(NamedTuple):
-    """What calls under ``budgets`` are charged to, from ``start`` until before ``end``."""
+    """What calls under ``budgets`` are charged to, from ``start_us`` until before ``end_us``."""
 
     budgets: Sequence[Budget]
-    start: datetime
-    end: datetime | None
+    start_us: int
+    end_us: int
     charges: tuple[Charge, ...]
 
 
@@ -59,21 +62,22 @@ class WindowCalendar:
         self._current[(period, time_zone)] = window
         return window
 
-    def charges_for(self, budgets: Sequence[Budget], at: datetime) -> tuple[Charge, ...]:
-        """Return what a call that begins at ``at`` is charged to: it stays there even if it ends in the next window.
+    def charges_for(self, budgets: Sequence[Budget], at_us: int) -> tuple[Charge, ...]:
+        """Return what a call that begins at ``at_us`` is charged to: it stays there even if it ends in the next window.
 
         A key's budgets are the same object from call to call, and their windows too until the first of them ends.
         """
         kept = self._charges.get(id(budgets))
-        if kept is not None and kept.budgets is budgets and kept.start <= at and (kept.end is None or at < kept.end):
+        if kept is not None and kept.budgets is budgets and kept.start_us <= at_us < kept.end_us:
             return kept.charges
+        at = from_unix_us(at_us)
         windows = [self.window_of(budget.period, budget.time_zone, at) for budget in budgets]
         charges = tuple([Charge(budget, window.id) for budget, window in zip(budgets, windows, strict=True)])
         if len(self._charges) >= MAX_REMEMBERED:
             self._charges.clear()
-        start = max((window.start for window in windows), default=UNIX_EPOCH)
-        end = min((window.end for window in windows if window.end is not None), default=None)
-        self._charges[id(budgets)] = _Charged(budgets, start, end, charges)
+        start_us = max((unix_us(window.start) for window in windows), default=0)
+        end_us = min((unix_us(window.end) for window in windows if window.end is not None), default=NEVER_US)
+        self._charges[id(budgets)] = _Charged(budgets, start_us, end_us, charges)
         return charges
 
 
@@ -85,9 +89,9 @@ def window_of(period: Period, time_zone: str, at: datetime) -> Window:
     return _CALENDAR.window_of(period, time_zone, at)
 
 
-def charges_for(budgets: Sequence[Budget], at: datetime) -> tuple[Charge, ...]:
-    """Return what a call that begins at ``at`` (aware) is charged to."""
-    return _CALENDAR.charges_for(budgets, at)
+def charges_for(budgets: Sequence[Budget], at_us: int) -> tuple[Charge, ...]:
+    """Return what a call that begins at ``at_us`` (microseconds since 1970) is charged to."""
+    return _CALENDAR.charges_for(budgets, at_us)
 
 
 def _find(period: Period, zone: ZoneInfo, at: datetime) -> Window:

@@ -91,9 +91,9 @@ class FrailStore(MemoryCounterStore):
                 raise away()
         return await super().admit(ask)
 
-    async def settle(self, settlements: Sequence[Any]) -> None:
+    def end(self, settlements: Sequence[Any]) -> None:
         self.settled += [settlement.call_id for settlement in settlements]
-        await super().settle(settlements)
+        super().end(settlements)
 
 
 @dataclass

@@ -23,7 +23,7 @@ def passes(tat: int, now: int, take: Take) -> bool:
 def admitted(rate: Rate, at: list[int], units: int = 1) -> int:
     """Return how many takes at these moments pass."""
     tat = count = 0
-    take = gcra.take_of(units, rate)
+    take = gcra.bucket_of(rate).take(units)
     for now in at:
         if passes(tat, now, take):
             tat = gcra.taken(tat, now, take)
@@ -53,7 +53,7 @@ def test_no_more_passes_than_the_burst_and_what_was_refilled(per_minute: int, st
 
 @given(rate=rates, ahead=st.integers(0, 10**12), units=st.integers(0, 10**9))
 def test_the_wait_is_exact_to_the_microsecond(rate: Rate, ahead: int, units: int) -> None:
-    take = gcra.take_of(units, rate)
+    take = gcra.bucket_of(rate).take(units)
     wait = gcra.wait_us(NOW + ahead, NOW, take)
     if not take.too_large:
         assert passes(NOW + ahead, NOW + wait, take)
@@ -63,10 +63,10 @@ def test_the_wait_is_exact_to_the_microsecond(rate: Rate, ahead: int, units: int
 @given(per_minute=st.integers(1, 60_000), burst=st.integers(1, 200), spent=st.integers(0, 200))
 def test_what_is_left_is_what_still_passes(per_minute: int, burst: int, spent: int) -> None:
     rate = Rate(per_minute, burst)
-    tat, take = 0, gcra.take_of(1, rate)
+    tat, take = 0, gcra.bucket_of(rate).take(1)
     for _ in range(min(spent, burst)):
         tat = gcra.taken(tat, NOW, take)
-    left = gcra.state_of(tat, NOW, rate).left
+    left = gcra.bucket_of(rate).state(tat, NOW).left
     assert left == burst - min(spent, burst)
     for _ in range(left):
         assert passes(tat, NOW, take)
@@ -75,79 +75,79 @@ def test_what_is_left_is_what_still_passes(per_minute: int, burst: int, spent: i
 
 
 def test_a_bucket_that_is_full_says_so() -> None:
-    state = gcra.state_of(NOW - 5, NOW, Rate(60, 10))
+    state = gcra.bucket_of(Rate(60, 10)).state(NOW - 5, NOW)
     assert (state.left, state.full_in_us) == (10, 0)
 
 
 def test_a_bucket_is_full_again_when_what_was_taken_is_refilled() -> None:
-    tat = gcra.taken(0, NOW, gcra.take_of(3, Rate(60, 10)))
-    assert gcra.state_of(tat, NOW, Rate(60, 10)).full_in_us == 3_000_000
+    tat = gcra.taken(0, NOW, gcra.bucket_of(Rate(60, 10)).take(3))
+    assert gcra.bucket_of(Rate(60, 10)).state(tat, NOW).full_in_us == 3_000_000
 
 
 def test_more_than_a_full_bucket_is_too_large_and_no_wait_helps() -> None:
-    take = gcra.take_of(11, Rate(60, 10))
+    take = gcra.bucket_of(Rate(60, 10)).take(11)
     assert take.too_large
     assert gcra.wait_us(0, NOW, take) == 0
 
 
 @pytest.mark.parametrize("rate", [Rate(0, 0), Rate(0, 5), Rate(5, 0)])
 def test_a_rate_of_nothing_holds_nothing(rate: Rate) -> None:
-    assert gcra.take_of(1, rate).too_large
-    assert gcra.state_of(0, NOW, rate).left == 0
-    assert gcra.correction_us(5, Rate(0, 0)) == 0
+    assert gcra.bucket_of(rate).take(1).too_large
+    assert gcra.bucket_of(rate).state(0, NOW).left == 0
+    assert gcra.bucket_of(Rate(0, 0)).correction_us(5) == 0
 
 
 @given(rate=rates, units=st.integers(1, 10**9), more=st.integers(-(10**9), 10**9))
 def test_every_number_is_exact_in_a_double(rate: Rate, units: int, more: int) -> None:
-    take = gcra.take_of(units, rate)
-    correction = gcra.correction_us(more, rate)
+    take = gcra.bucket_of(rate).take(units)
+    correction = gcra.bucket_of(rate).correction_us(more)
     numbers = [*take, gcra.taken(NOW, NOW, take), correction, gcra.corrected(NOW + gcra.LONGEST_US, NOW, correction)]
     numbers.append(numbers[2] + take.increment_us)
     assert max(map(abs, numbers)) < 2**53
 
 
 def test_what_was_not_used_comes_back_up_to_a_full_bucket() -> None:
-    rate = Rate(600, 600)
-    tat = gcra.taken(0, NOW, gcra.take_of(100, rate))
-    assert gcra.state_of(gcra.corrected(tat, NOW, gcra.correction_us(-40, rate)), NOW, rate).left == 540
-    assert gcra.corrected(tat, NOW, gcra.correction_us(-500, rate)) == NOW
+    bucket = gcra.bucket_of(Rate(600, 600))
+    tat = gcra.taken(0, NOW, bucket.take(100))
+    assert bucket.state(gcra.corrected(tat, NOW, bucket.correction_us(-40)), NOW).left == 540
+    assert gcra.corrected(tat, NOW, bucket.correction_us(-500)) == NOW
 
 
 def test_what_was_used_beyond_the_estimate_is_a_debt_that_others_wait_for() -> None:
-    rate = Rate(60, 60)
-    tat = gcra.corrected(gcra.taken(0, NOW, gcra.take_of(60, rate)), NOW, gcra.correction_us(30, rate))
-    assert gcra.state_of(tat, NOW, rate).left == 0
-    assert gcra.wait_us(tat, NOW, gcra.take_of(1, rate)) == 31_000_000
+    bucket = gcra.bucket_of(Rate(60, 60))
+    tat = gcra.corrected(gcra.taken(0, NOW, bucket.take(60)), NOW, bucket.correction_us(30))
+    assert bucket.state(tat, NOW).left == 0
+    assert gcra.wait_us(tat, NOW, bucket.take(1)) == 31_000_000
 
 
 def test_an_excess_counts_from_now_where_the_bucket_has_been_full_for_long() -> None:
-    rate = Rate(60, 60)
-    assert gcra.state_of(gcra.corrected(0, NOW, gcra.correction_us(30, rate)), NOW, rate).left == 30
+    bucket = gcra.bucket_of(Rate(60, 60))
+    assert bucket.state(gcra.corrected(0, NOW, bucket.correction_us(30)), NOW).left == 30
 
 
 @given(more=st.integers(0, 10**9), rate=rates)
 def test_a_refund_never_gives_back_more_than_an_excess_takes(more: int, rate: Rate) -> None:
-    assert -gcra.correction_us(-more, rate) <= gcra.correction_us(more, rate)
+    assert -gcra.bucket_of(rate).correction_us(-more) <= gcra.bucket_of(rate).correction_us(more)
 
 
 def test_a_share_has_its_part_of_the_bucket_and_of_the_refill() -> None:
     rate = Rate(60, 9)
-    take = gcra.take_of(1, rate, share=3)
+    take = gcra.bucket_of(rate, 3).take(1)
     assert take == Take(3_000_000, 9_000_000)
-    assert gcra.state_of(0, NOW, rate, share=3).left == 3
+    assert gcra.bucket_of(rate, 3).state(0, NOW).left == 3
 
 
 def test_a_share_of_less_than_one_is_one_at_a_slower_rate() -> None:
-    take = gcra.take_of(1, Rate(60, 2), share=10)
+    take = gcra.bucket_of(Rate(60, 2), 10).take(1)
     assert take == Take(10_000_000, 10_000_000)
-    assert gcra.state_of(0, NOW, Rate(60, 2), share=10).left == 1
+    assert gcra.bucket_of(Rate(60, 2), 10).state(0, NOW).left == 1
 
 
 def test_a_take_that_only_the_whole_bucket_holds_passes_a_full_share_and_leaves_a_debt() -> None:
     rate = Rate(1000, 1000)
-    take = gcra.take_of(900, rate, share=4)
+    take = gcra.bucket_of(rate, 4).take(900)
     assert passes(0, NOW, take)
     assert not passes(NOW + 1, NOW, take)
     tat = gcra.taken(0, NOW, take)
-    assert gcra.state_of(tat, NOW, rate, share=4).left == 0
-    assert gcra.take_of(1001, rate, share=4).too_large
+    assert gcra.bucket_of(rate, 4).state(tat, NOW).left == 0
+    assert gcra.bucket_of(rate, 4).take(1001).too_large

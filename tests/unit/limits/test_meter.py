@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -252,8 +253,9 @@ async def test_shadow_lets_through_what_it_would_refuse_and_charges_it(bench: Be
     async with bench.meter(mode="shadow") as meter:
         await bench.clock.pass_by(1.0)
         admission = await meter.admit(call(cost_nano=5_000))
-        assert admission.decision["refused"]["by"] == "budget"
-        assert admission.decision["mode"] == "shadow"
+        decision = json.loads(admission.decision)
+        assert decision["refused"]["by"] == "budget"
+        assert decision["mode"] == "shadow"
         meter.settle(admission, ended(4_000))
         assert (bench.records[-1].facts.charges, bench.records[-1].cost_nano) == ((WINDOW,), 4_000)
         assert await money(bench) == (0, 0)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hx_gateway.allowances import Budget, Period, ScopeKind
+from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits.windows import MAX_REMEMBERED, WindowCalendar, charges_for, window_of
 
 ZONES = [
@@ -154,5 +155,5 @@ def test_a_call_is_charged_to_the_window_that_it_begins_in_of_each_budget() -> N
         ),
         Budget(id="bg-b", kind=ScopeKind.TENANT, owner_id="t", limit_nano=1, period=Period.TOTAL),
     ]
-    charges = charges_for(budgets, at("2026-11-25T18:15"))
+    charges = charges_for(budgets, unix_us(at("2026-11-25T18:15")))
     assert [charge.key for charge in charges] == ["bg-a:2026-11-26", "bg-b:total"]
