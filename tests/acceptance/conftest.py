@@ -72,8 +72,8 @@ class Record:
 @pytest.fixture(scope="module")
 def record(servers: Servers) -> Iterator[Record]:
     with tempfile.TemporaryDirectory(prefix="hxgw-") as directory:
-        environ = {"PG_URL": servers.postgres.url, "REDIS_URL": "none", "QDRANT_URL": "none", "HX_EVENT_BATCH_MS": "50"}
-        gateway = Gateway(environ, Path(directory)).start()
+        stores = {"PG_URL": servers.postgres.ordinary_url(), "REDIS_URL": "none", "QDRANT_URL": "none"}
+        gateway = Gateway({**stores, "HX_EVENT_BATCH_MS": "50"}, Path(directory)).start()
         made = Record(gateway, servers.postgres.url)
         # It serves before its schema is there.
         gateway.wait_until(lambda: made.ask("GET", "/dead_letters").status == 200)

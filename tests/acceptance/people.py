@@ -104,7 +104,7 @@ def populate(people: People) -> World:
 def living(servers: Servers, environ: Mapping[str, str] | None = None) -> Iterator[People]:
     """Run a gateway with both stores, and wait until its tables are there."""
     with tempfile.TemporaryDirectory(prefix="hxgw-") as directory:
-        stores = {"PG_URL": servers.postgres.url, "REDIS_URL": servers.redis.url, "QDRANT_URL": "none"}
+        stores = {"PG_URL": servers.postgres.ordinary_url(), "REDIS_URL": servers.redis.url, "QDRANT_URL": "none"}
         gateway = Gateway({**stores, "HX_TRUSTED_PROXIES": "127.0.0.1", **(environ or {})}, Path(directory)).start()
         people = People(gateway)
         try:

@@ -161,7 +161,7 @@ def operations(routes: Iterable[RouteSpec], document: Mapping[str, Any]) -> set[
 
 def test_every_route_is_in_the_table_and_the_table_has_no_other(world: World, servers: Servers, tmp_path: Path) -> None:
     document = world.people.gateway.get("/openapi.json").json()
-    stores = {"PG_URL": servers.postgres.url, "REDIS_URL": servers.redis.url, "QDRANT_URL": "none"}
+    stores = {"PG_URL": servers.postgres.ordinary_url(), "REDIS_URL": servers.redis.url, "QDRANT_URL": "none"}
     app = build_app(Settings.model_validate({**stores, "HX_DATA_DIR": tmp_path}))
     assert operations(app.pipeline.routes.routes, document) == MATRIX.keys()
 

@@ -37,6 +37,7 @@ from hx_gateway.access.views import Row, shown_entry, shown_member
 from hx_gateway.db.models.keys import ApiKey
 from hx_gateway.db.models.teams import Membership
 from hx_gateway.db.models.users import User
+from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import Forbidden
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.services.database import DatabaseManager
@@ -279,7 +280,7 @@ class Directory:
 
     @asynccontextmanager
     async def _transaction(self, actor: Actor) -> AsyncIterator[Transaction]:
-        async with self._database.session() as session:
+        async with self._database.session(_rows_of(actor)) as session:
             repository = Repository(session)
             now = self._clock.now()
             change = Transaction(repository, actor, now, chain=self._chain, window_of=self._window_of)
@@ -335,6 +336,12 @@ class Directory:
             before = await change.shown(_KEY, key)
             key.blocked = blocked
             return await change.finish(action, _KEY, key, before)
+
+
+def _rows_of(actor: Actor) -> str:
+    """Return whose rows a transaction in the actor's name is confined to."""
+    principal = actor.principal
+    return EVERY_TENANT if principal.role is Role.PLATFORM_ADMIN else str(principal.tenant_id)
 
 
 def _check_tenant(sight: grants.Sight, query: ListQuery) -> None:

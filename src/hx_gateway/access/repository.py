@@ -265,7 +265,7 @@ class Repository:
         )
 
     async def forget_answers(self, before: datetime) -> None:
-        """Delete some answers of before ``before``."""
+        """Delete some answers of before ``before``, of those tenants whose rows this transaction may see."""
         key = (IdempotencyKey.tenant_id, IdempotencyKey.actor, IdempotencyKey.key)
         old = select(*key).where(IdempotencyKey.created_at < before).limit(FORGOTTEN_AT_ONCE)
         await self._session.execute(

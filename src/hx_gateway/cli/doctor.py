@@ -22,6 +22,7 @@ from rich.table import Table
 
 from hx_gateway import __version__
 from hx_gateway.cli.start import read_settings
+from hx_gateway.db.row_security import exempt_role
 from hx_gateway.gateway.model_config import ModelConfigError, load_model_config
 from hx_gateway.services.dsn import DsnError, place_of
 from hx_gateway.services.embedded.account import server_account
@@ -169,9 +170,16 @@ async def _postgres(settings: Settings) -> list[Finding]:
         async with service.acquire() as connection:
             version = await connection.fetchval("SHOW server_version")
             allowed = int(await connection.fetchval("SHOW max_connections"))
-        return [Finding("PostgreSQL", "ok", f"{version} at {place_of(url)}"), _pools(settings, allowed)]
+            exempt = await exempt_role(connection)
+        found = [Finding("PostgreSQL", "ok", f"{version} at {place_of(url)}"), _pools(settings, allowed)]
+        return found if exempt is None else [*found, _no_second_wall(exempt)]
     finally:
         await service.close()
+
+
+def _no_second_wall(role: str) -> Finding:
+    detail = f"row-level security does not hold for {role!r}: it is a superuser or has BYPASSRLS"
+    return Finding("tenants", "note", detail, "Give PG_URL a role without SUPERUSER and BYPASSRLS.")
 
 
 def _pools(settings: Settings, allowed: int) -> Finding:

@@ -161,8 +161,8 @@ async def _select(url: str) -> list[dict[str, Any]] | None:
     """Return the rows of keys, ``None`` where there is no such table."""
     # LiteLLM's URLs are Prisma's, which name the schema in a parameter of their own.
     schema = parse_qs(urlsplit(url).query).get("schema", ["public"])[0].replace('"', '""')
-    options = {"server_settings": {"search_path": f'"{schema}"', "default_transaction_read_only": "on"}}
-    source = PostgresService(url, max_size=1, acquire_timeout=ACQUIRE_SECONDS, pool_options=options)
+    settings = {"search_path": f'"{schema}"', "default_transaction_read_only": "on"}
+    source = PostgresService(url, max_size=1, acquire_timeout=ACQUIRE_SECONDS, server_settings=settings)
     async with source, source.acquire() as connection:
         if not await connection.fetchval(_IS_THERE, TABLE):
             return None

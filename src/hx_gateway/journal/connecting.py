@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from hx_gateway.db.row_security import EVERY_TENANT_SETTINGS
 from hx_gateway.kit.undo import undone_on_failure
 
 # What is trimmed from the journal after COMMIT must not be lost by the server: one that is set to forget the last
@@ -28,9 +29,8 @@ class Connector:
 
     async def connect(self) -> asyncpg.Connection[Any]:
         """Return a new connection. Raises the driver's errors."""
-        return await asyncpg.connect(
-            self._dsn, timeout=self._timeout, server_settings={"application_name": "hx-gateway record"}
-        )
+        settings = {"application_name": "hx-gateway record", **EVERY_TENANT_SETTINGS}
+        return await asyncpg.connect(self._dsn, timeout=self._timeout, server_settings=settings)
 
     async def connect_ready(self) -> asyncpg.Connection[Any]:
         """Return a connection to a database that has its schema, and that keeps what it commits."""

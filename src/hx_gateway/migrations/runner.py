@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from hx_gateway.db.locks import LOCK_CLASS, MIGRATION_LOCK, milliseconds
+from hx_gateway.db.row_security import EVERY_TENANT, TENANT_SETTING
 from hx_gateway.db.schemas import GATEWAY_SCHEMA, VERSION_TABLE
 
 CONNECT_SECONDS = 10.0
@@ -163,9 +164,10 @@ async def _until(taken: Callable[[], Awaitable[bool]], deadline: float) -> None:
 
 
 async def _prepare(connection: AsyncConnection, lock_timeout: float) -> None:
-    """Set the session's time-outs, and make the schema of the version table."""
+    """Set the session's time-outs, let it see all tenants' rows, and make the schema of the version table."""
     await connection.execute(text(f"SET lock_timeout = {milliseconds(lock_timeout)}"))
     await connection.execute(text("SET statement_timeout = 0"))
+    await connection.execute(text(f"SET {TENANT_SETTING} = '{EVERY_TENANT}'"))
     found = (await connection.execute(text(f"SELECT to_regnamespace('{GATEWAY_SCHEMA}')"))).scalar_one()
     if found is None:
         await connection.execute(text(f"CREATE SCHEMA {GATEWAY_SCHEMA}"))

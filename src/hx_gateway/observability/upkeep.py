@@ -13,6 +13,7 @@ import structlog
 from hx_gateway.db.coverage import read_coverage
 from hx_gateway.db.partitions import ensure_partitions, partitions_ahead
 from hx_gateway.db.retention import retire_partitions, trim_boundary
+from hx_gateway.db.row_security import exempt_role
 from hx_gateway.db.schemas import GATEWAY_SCHEMA, PARTITIONED_TABLES
 from hx_gateway.kit.clock import Clock
 from hx_gateway.migrations.runner import DRIVER_ERRORS, SchemaTooNew, upgrade
@@ -75,7 +76,17 @@ class Upkeep:
                 for revision in await upgrade(self._dsn):
                     self._log.info("schema_migrated", revision=revision)
             await self.make_partitions()
+            await self._look_at_role()
             self._ready = True
+
+    async def _look_at_role(self) -> None:
+        connection = await self._connect()
+        try:
+            role = await exempt_role(connection)
+        finally:
+            connection.terminate()
+        if role is not None:
+            self._log.warning("row_security_bypassed", role=role)
 
     async def make_partitions(self) -> None:
         """Make the partitions of the days and weeks ahead."""

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.pool import QueuePool
 
 from hx_gateway.db.locks import milliseconds
+from hx_gateway.db.row_security import TENANT_SETTING
 from hx_gateway.errors import Unavailable
 from hx_gateway.services.base import DependencyError, FailureKind, PoolFigures
 from hx_gateway.services.dsn import postgres_dsn
@@ -29,7 +30,10 @@ STATEMENT_SECONDS = 5.0
 ACQUIRE_SECONDS = 1.0
 # A server that hangs does not end its own statements: then the driver does, a little later.
 GRACE_SECONDS = 1.0
-_SET_TIMEOUT = text("SELECT set_config('statement_timeout', :milliseconds, true)")
+# Both end with the transaction.
+_BEGIN = text(
+    f"SELECT set_config('statement_timeout', :milliseconds, true), set_config('{TENANT_SETTING}', :tenant, true)"
+)
 # What comes of a connection that cannot be made, as it is and not wrapped.
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 # The server answers before the migrations are through, where it was started before the database.
@@ -57,7 +61,7 @@ class DatabaseManager:
         acquire_timeout: float = ACQUIRE_SECONDS,
     ) -> None:
         self._maximum = pool_size + max_overflow
-        self._timeout = {"milliseconds": str(milliseconds(statement_timeout))}
+        self._milliseconds = str(milliseconds(statement_timeout))
         # asyncpg parses the address: SQLAlchemy's own parser knows fewer forms.
         connect = functools.partial(
             asyncpg.connect,
@@ -86,16 +90,17 @@ class DatabaseManager:
         return PoolFigures(size=idle + busy, checked_in=idle, checked_out=busy, maximum=self._maximum)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
+    async def session(self, tenant: str) -> AsyncIterator[AsyncSession]:
         """Open a session that is one transaction: committed at the end, undone when anything is raised.
 
+        It sees and writes the rows of ``tenant`` only, ``EVERY_TENANT`` (:mod:`~hx_gateway.db.row_security`) for all.
         Raises ``DependencyError`` for the server's state, and for a commit whose outcome is not known; ``Unavailable``
         before the first migration; a statement's own failure is SQLAlchemy's ``DBAPIError``.
         """
         begun = False
         async with self._sessions() as session:
             try:
-                await session.execute(_SET_TIMEOUT, self._timeout)
+                await session.execute(_BEGIN, {"milliseconds": self._milliseconds, "tenant": tenant})
                 begun = True
                 yield session
                 await session.commit()

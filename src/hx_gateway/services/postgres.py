@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 
+from hx_gateway.db.row_security import EVERY_TENANT_SETTINGS
 from hx_gateway.kit.undo import undone_on_failure
 from hx_gateway.services.base import DependencyError, FailureKind, PoolFigures
 from hx_gateway.services.dsn import postgres_dsn
@@ -48,7 +49,9 @@ class PostgresService(WatchedService):
 
     The pool is there while the database is: the watch builds it before it calls the database healthy, expires its
     connections after a hang, and throws it away when the database ends them or cannot be reached. Beside the pool's
-    ``max_size`` connections the watch holds one. ``pool_options`` are further arguments of ``asyncpg.create_pool``.
+    ``max_size`` connections the watch holds one. ``server_settings`` are those that the pool's sessions begin with, for
+    the gateway's own database: all tenants' rows are theirs. ``pool_options`` are further arguments of
+    ``asyncpg.create_pool``.
     """
 
     key: ClassVar[str] = "postgres"
@@ -63,6 +66,7 @@ class PostgresService(WatchedService):
         connect_timeout: float = 3.0,
         health_timeout: float = 3.0,
         acquire_timeout: float = ACQUIRE_SECONDS,
+        server_settings: Mapping[str, str] = EVERY_TENANT_SETTINGS,
         pool_options: Mapping[str, Any] | None = None,
         heartbeat: float = HEARTBEAT_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT_SECONDS,
@@ -72,7 +76,7 @@ class PostgresService(WatchedService):
         self._max_size = max_size
         self._connect_timeout = connect_timeout
         self._acquire_timeout = acquire_timeout
-        self._pool_options = dict(pool_options or {})
+        self._pool_options = {"server_settings": dict(server_settings), **(pool_options or {})}
         self._pool: asyncpg.Pool[Any] | None = None
         super().__init__(
             _PostgresLink(self._dsn, connect_timeout, reached=self._renew_pool, unreachable=self._terminate_pool),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from hx_gateway.db.row_security import EVERY_TENANT, TENANT_SETTING
 from hx_gateway.errors import HXError, Unavailable
 from hx_gateway.pricing.prices import Price
 from hx_gateway.services.base import DependencyError, FailureKind
@@ -30,6 +31,11 @@ STATEMENT_TIMEOUT_SECONDS = 2
 # Waiting for a connection and the statement: what is left when the server does not even say that time is up.
 QUERY_SECONDS = 5.0
 
+# Both end with the transaction.
+_BEGIN = (
+    f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_SECONDS}s', true), "
+    f"set_config('{TENANT_SETTING}', $1, true)"
+)
 _CLAIM = """
 INSERT INTO hx_gateway.budget_windows (budget_id, window_id, tenant_id, soft_notified_at) VALUES ($1, $2, $3, now())
 ON CONFLICT (budget_id, window_id) DO UPDATE SET soft_notified_at = now()
@@ -79,7 +85,7 @@ class SpendRepository:
 
     async def page(self, source: Source, filters: RowFilters) -> Page:
         """Return a page of calls."""
-        async with self._connection() as connection:
+        async with self._connection(_rows_of(filters.sight)) as connection:
             rows = await connection.fetch(*_flat(page_statement(source, filters)))
         shown = rows[: filters.limit]
         if len(rows) == len(shown):
@@ -101,7 +107,7 @@ class SpendRepository:
 
     async def summary(self, filters: SummaryFilters) -> list[Any]:
         """Return the groups, the dearest first."""
-        async with self._connection() as connection:
+        async with self._connection(_rows_of(filters.sight)) as connection:
             return list(await connection.fetch(*_flat(summary_statement(filters))))
 
     async def traced(self, sight: Sight, request_id: str) -> Traced:
@@ -110,7 +116,7 @@ class SpendRepository:
         Clients choose the ids of requests, and two may choose the same one: routes are told to those who see only a
         part of a tenant where all calls of that name are theirs.
         """
-        async with self._connection() as connection:
+        async with self._connection(_rows_of(sight)) as connection:
             calls, errors = [
                 list(await connection.fetch(*_flat(calls_statement(source, sight, request_id))))
                 for source in CALLS_OF_A_REQUEST
@@ -126,33 +132,34 @@ class SpendRepository:
 
     async def prices(self) -> list[Any]:
         """Return the prices that were set, by name."""
-        async with self._connection() as connection:
+        async with self._connection(EVERY_TENANT) as connection:
             return await read_overrides(connection)
 
     async def set_price(self, model: str, price: Price, by: str) -> Any:
         """Set the price of a model; return its row."""
         values = (model, price.input_pico, price.output_pico, price.cached_input_pico, by)
-        async with self._connection(readonly=False) as connection:
+        async with self._connection(EVERY_TENANT, readonly=False) as connection:
             return await connection.fetchrow(SET_PRICE_STATEMENT, *values)
 
     async def delete_price(self, model: str) -> bool:
         """Take back the price of a model; return whether one was set."""
-        async with self._connection(readonly=False) as connection:
+        async with self._connection(EVERY_TENANT, readonly=False) as connection:
             gone = await connection.fetchval("DELETE FROM hx_gateway.model_prices WHERE model = $1 RETURNING 1", model)
         return gone is not None
 
     async def claim_notice(self, tenant_id: str, budget_id: str, window_id: str) -> bool:
         """Return whether it is the caller, of all workers, who tells that a window is over its soft limit."""
-        async with self._connection(readonly=False) as connection:
+        async with self._connection(tenant_id, readonly=False) as connection:
             return await connection.fetchval(_CLAIM, budget_id, window_id, tenant_id) is not None
 
     async def release_notice(self, budget_id: str, window_id: str) -> None:
         """Let somebody else tell: it could not be done."""
-        async with self._connection(readonly=False) as connection:
+        async with self._connection(EVERY_TENANT, readonly=False) as connection:
             await connection.execute(_RELEASE, budget_id, window_id)
 
     @asynccontextmanager
-    async def _connection(self, *, readonly: bool = True) -> AsyncIterator[Any]:
+    async def _connection(self, tenant: str, *, readonly: bool = True) -> AsyncIterator[Any]:
+        """Lend a connection in a transaction that sees the rows of ``tenant`` only."""
         try:
             async with (
                 asyncio.timeout(QUERY_SECONDS),
@@ -160,7 +167,7 @@ class SpendRepository:
                 _limited(),
                 connection.transaction(readonly=readonly),
             ):
-                await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
+                await connection.execute(_BEGIN, tenant)
                 yield connection
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError) as error:
             # The server answers before the migrations are through.
@@ -179,6 +186,10 @@ async def _limited() -> AsyncIterator[None]:
             f"The query took longer than {STATEMENT_TIMEOUT_SECONDS} s: narrow its window (start, end), "
             "or filter by more."
         ) from error
+
+
+def _rows_of(sight: Sight) -> str:
+    return EVERY_TENANT if sight.tenant_id is None else sight.tenant_id
 
 
 async def _all_are_seen(connection: Any, tenant: str, request_id: str, calls: list[Any]) -> bool:

@@ -38,7 +38,7 @@ class Recorded(People):
 
 @dataclass
 class Site:
-    """Two gateways, what they share, and who comes."""
+    """Two gateways, what they share, and who comes. ``postgres_url`` is for who looks at everything: a superuser."""
 
     people: Recorded
     second: Gateway
@@ -74,7 +74,7 @@ def site(servers: Servers) -> Iterator[Site]:
         models = homes[2] / "models.yaml"
         models.write_text(model_config(parrot.port))
         environ = {
-            "PG_URL": servers.postgres.url.replace("hx@", f"hx:{STORE_PASSWORDS[0]}@"),
+            "PG_URL": servers.postgres.ordinary_url().replace("@", f":{STORE_PASSWORDS[0]}@"),
             "REDIS_URL": servers.redis.url.replace("://", f"://:{STORE_PASSWORDS[1]}@"),
             "QDRANT_URL": "none",
             "HX_TRUSTED_PROXIES": "127.0.0.1",
@@ -92,7 +92,7 @@ def site(servers: Servers) -> Iterator[Site]:
         stack.callback(second.stop)
         people = Recorded(first)
         first.wait_until(lambda: {each.get("/v1/keys", key=first.key).status for each in (first, second)} == {200})
-        yield Site(people, second, servers, environ["PG_URL"], environ["REDIS_URL"], parrot, populate(people))
+        yield Site(people, second, servers, servers.postgres.url, environ["REDIS_URL"], parrot, populate(people))
 
 
 def model_config(port: int) -> str:

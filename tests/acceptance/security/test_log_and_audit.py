@@ -16,6 +16,7 @@ from hx_gateway.access.admin_key import ADMIN_PRINCIPAL
 from hx_gateway.access.directory import Actor, AuditState, Directory
 from hx_gateway.access.minting import PepperedMinter
 from hx_gateway.access.peppers import load_peppers
+from hx_gateway.db.row_security import EVERY_TENANT_SETTINGS
 from hx_gateway.identity import AUDIT_PURPOSE, current_window
 from hx_gateway.services.database import DatabaseManager
 from tests.acceptance.people import somewhere
@@ -90,7 +91,8 @@ def run(site: Site, work: Callable[[asyncpg.Connection[Any]], Coroutine[Any, Any
     """Do something to the gateway's database, as the gateway's own role."""
 
     async def connected() -> Any:
-        connection = await asyncpg.connect(site.postgres_url)
+        url = site.gateway.environ["PG_URL"]
+        connection = await asyncpg.connect(url, server_settings={**EVERY_TENANT_SETTINGS})
         try:
             return await work(connection)
         finally:
@@ -120,7 +122,7 @@ def checked(site: Site, tenant: str) -> AuditState:
 
     @asynccontextmanager
     async def directory() -> AsyncIterator[Directory]:
-        database = DatabaseManager(site.postgres_url, pool_size=1, max_overflow=0)
+        database = DatabaseManager(site.gateway.environ["PG_URL"], pool_size=1, max_overflow=0)
         try:
             yield Directory(
                 database,

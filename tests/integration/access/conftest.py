@@ -28,6 +28,12 @@ def migrated(servers: Servers) -> Iterator[str]:
 
 
 @pytest.fixture
+def ordinary(servers: Servers, migrated: str) -> str:
+    """Give the URL of ``migrated`` for a role that row-level security holds for."""
+    return servers.postgres.ordinary_url(migrated)
+
+
+@pytest.fixture
 def tenant() -> str:
     """Give an id that is not taken."""
     return f"tn-{next(_numbers)}"

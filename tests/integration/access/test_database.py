@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import Unavailable
 from hx_gateway.services.base import DependencyError, FailureKind
 from hx_gateway.services.database import DatabaseManager
@@ -28,12 +29,12 @@ async def database(migrated: str) -> AsyncIterator[DatabaseManager]:
 
 
 async def one(database: DatabaseManager) -> int:
-    async with database.session() as session:
+    async with database.session(EVERY_TENANT) as session:
         return int((await session.execute(ONE)).scalar_one())
 
 
 async def names(database: DatabaseManager, tenant: str) -> list[str]:
-    async with database.session() as session:
+    async with database.session(EVERY_TENANT) as session:
         query = text("SELECT name FROM hx_gateway.tenants WHERE id = :id")
         return list((await session.scalars(query, {"id": tenant})).all())
 
@@ -42,7 +43,7 @@ INSERT = text("INSERT INTO hx_gateway.tenants (id, name, created_by, updated_by)
 
 
 async def test_what_was_done_is_kept_at_the_end(database: DatabaseManager, tenant: str) -> None:
-    async with database.session() as session:
+    async with database.session(EVERY_TENANT) as session:
         await session.execute(INSERT, {"id": tenant})
         assert await names(database, tenant) == []
     assert await names(database, tenant) == ["new"]
@@ -50,7 +51,7 @@ async def test_what_was_done_is_kept_at_the_end(database: DatabaseManager, tenan
 
 async def test_what_was_done_is_undone_when_anything_is_raised(database: DatabaseManager, tenant: str) -> None:
     async def work() -> None:
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(INSERT, {"id": tenant})
             raise KeyError
 
@@ -61,29 +62,29 @@ async def test_what_was_done_is_undone_when_anything_is_raised(database: Databas
 
 async def test_a_statements_own_failure_stays_what_it_is(database: DatabaseManager) -> None:
     with pytest.raises(IntegrityError):
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(INSERT, {"id": "default"})
     with pytest.raises(DBAPIError, match="division"):
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(text("SELECT 1 / 0"))
 
 
 async def test_before_the_first_migration_it_is_not_available_yet(database: DatabaseManager) -> None:
     with pytest.raises(Unavailable, match="not there yet"):
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(text("SELECT * FROM nowhere"))
 
 
 async def test_a_statement_that_takes_too_long_is_ended(database: DatabaseManager) -> None:
     with pytest.raises(DependencyError) as caught:
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(text("SELECT pg_sleep(30)"))
     assert (caught.value.dependency, caught.value.kind) == ("PostgreSQL", FailureKind.TIMEOUT)
     assert await one(database) == 1
 
 
 async def test_one_more_than_the_pool_holds_is_told_so(database: DatabaseManager) -> None:
-    async with database.session(), database.session():
+    async with database.session(EVERY_TENANT), database.session(EVERY_TENANT):
         assert (database.pool.checked_out, database.pool.maximum) == (2, 2)
         with pytest.raises(DependencyError) as caught:
             await one(database)
@@ -123,7 +124,7 @@ async def test_a_connection_that_is_lost_in_a_transaction_is_told_so(
     database: DatabaseManager, servers: Servers
 ) -> None:
     async def work() -> None:
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(ONE)
             servers.postgres.kill()
             await session.execute(ONE)
@@ -137,7 +138,7 @@ async def test_a_connection_that_is_lost_in_a_transaction_is_told_so(
 
 async def test_a_server_that_hangs_does_not_hold_us(database: DatabaseManager, servers: Servers) -> None:
     async def work() -> None:
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(ONE)
             servers.postgres.freeze()
             await session.execute(ONE)
@@ -156,7 +157,7 @@ async def test_a_transaction_whose_owner_goes_away_leaves_nothing(database: Data
     begun = asyncio.Event()
 
     async def work() -> None:
-        async with database.session() as session:
+        async with database.session(EVERY_TENANT) as session:
             await session.execute(INSERT, {"id": tenant})
             begun.set()
             await session.execute(text("SELECT pg_sleep(0.4)"))

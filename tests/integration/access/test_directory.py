@@ -32,9 +32,9 @@ DOLLAR = 1_000_000_000
 
 
 @pytest.fixture
-async def office(migrated: str) -> AsyncIterator[Office]:
+async def office(ordinary: str) -> AsyncIterator[Office]:
     """Give an office on the module's database."""
-    async with office_at(migrated) as office:
+    async with office_at(ordinary) as office:
         yield office
 
 

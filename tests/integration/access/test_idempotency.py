@@ -17,9 +17,9 @@ pytestmark = pytest.mark.parametrize("servers", ["postgres18-valkey"], indirect=
 
 
 @pytest.fixture
-async def office(migrated: str) -> AsyncIterator[Office]:
+async def office(ordinary: str) -> AsyncIterator[Office]:
     """Give an office on the module's database."""
-    async with office_at(migrated) as office:
+    async with office_at(ordinary) as office:
         yield office
 
 

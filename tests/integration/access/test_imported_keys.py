@@ -18,9 +18,9 @@ from tests.integration.access.directories import KEY, ROOT, Office, office_at, t
 
 
 @pytest.fixture
-async def office(migrated: str) -> AsyncIterator[Office]:
+async def office(ordinary: str) -> AsyncIterator[Office]:
     """Give an office on the module's database."""
-    async with office_at(migrated) as office:
+    async with office_at(ordinary) as office:
         yield office
 
 

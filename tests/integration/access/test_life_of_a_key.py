@@ -18,7 +18,7 @@ from tests.integration.db.databases import migrated_database
 def database(servers: Servers) -> Iterator[str]:
     """Give the URL of a database of its own."""
     with migrated_database(servers.postgres) as url:
-        yield url
+        yield servers.postgres.ordinary_url(url)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -40,9 +40,9 @@ KINDS = (TENANT, TEAM, USER, KEY)
 
 
 @pytest.fixture
-async def office(migrated: str) -> AsyncIterator[Office]:
+async def office(ordinary: str) -> AsyncIterator[Office]:
     """Give an office on the module's database."""
-    async with office_at(migrated) as office:
+    async with office_at(ordinary) as office:
         yield office
 
 

@@ -48,7 +48,9 @@ def rows(connection: asyncpg.Connection[Any]) -> Rows:
 
 
 @pytest.fixture
-async def asker(connection: asyncpg.Connection[Any], database: str) -> AsyncIterator[Asker]:
-    """Give one who asks the routes over ``database``."""
-    async with PostgresService(database, acquire_timeout=30.0) as service:
+async def asker(
+    connection: asyncpg.Connection[Any], spend_server: PostgresServer, database: str
+) -> AsyncIterator[Asker]:
+    """Give one who asks the routes over ``database``, in a role that row-level security holds for."""
+    async with PostgresService(spend_server.ordinary_url(database), acquire_timeout=30.0) as service:
         yield Asker(SpendRepository(service), PriceSource(Listed()))

@@ -8,6 +8,7 @@ import pytest
 
 from hx_gateway.access.principal import Principal
 from hx_gateway.errors import Forbidden, NotFound
+from hx_gateway.spend.queries import Query
 from tests.integration.spend.samples import (
     MEMBER,
     PLATFORM,
@@ -116,3 +117,45 @@ async def test_a_route_is_not_told_of_a_request_that_another_key_named_the_same(
     await rows.log("shared", key_id="k-4")
     assert (await asker.ask("/v1/decisions/shared", MEMBER)).json()["routing"] == []
     assert len((await asker.ask("/v1/decisions/shared", TENANT_ADMIN)).json()["routing"]) == 1
+
+
+# The second wall
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every statement forget whose rows its caller may see."""
+    monkeypatch.setattr(Query, "_see", lambda self, sight: None)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("path", ["/v1/spend/logs", "/v1/spend/errors"])
+async def test_a_list_that_forgets_its_tenant_has_nothing_of_another(asker: Asker, rows: Rows, path: str) -> None:
+    await _everybody(rows)
+    assert set(await asker.ids(path, TENANT_ADMIN)) == {"own", "user", "team", "tenant", "anonymous"}
+    assert set(await asker.ids(path, STRANGER)) == {"foreign"}
+    assert "foreign" in await asker.ids(path, PLATFORM)
+    assert set(await asker.ids(path, PLATFORM, tenant_id="other")) == {"foreign"}
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_file_that_forgets_its_tenant_has_nothing_of_another(asker: Asker, rows: Rows) -> None:
+    await _everybody(rows)
+    header, *lines = (await asker.ask("/v1/spend/logs", STRANGER, format="csv")).csv()
+    assert [line[header.index("request_id")] for line in lines] == ["foreign"]
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_decision_that_forgets_its_tenant_is_not_anothers(asker: Asker, rows: Rows) -> None:
+    await _everybody(rows)
+    with pytest.raises(NotFound):
+        await asker.ask("/v1/decisions/foreign", TENANT_ADMIN)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_sums_that_forget_their_tenant_have_nothing_of_another(asker: Asker, rows: Rows) -> None:
+    await rows.day(tenant_id="acme", model="own", requests=1)
+    await rows.day(tenant_id="other", model="foreign", requests=10)
+    answer = (await asker.ask("/v1/spend/summary", TENANT_ADMIN, group_by="model")).json()
+    assert [item["model"] for item in answer["items"]] == ["own"]
+    assert answer["totals"]["requests"] == 1
