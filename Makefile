@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+# Tests of one file stay in one process, and those that break servers on purpose share one.
+PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
@@ -16,7 +18,7 @@ run: $(RUN_READY) ## Run the gateway on http://127.0.0.1:4010, with its own Post
 	@HX_DATA_DIR=$${HX_DATA_DIR:-.data} exec $(PY) -m hx_gateway serve
 
 test: $(DEV_READY) ## Run all tests with small counts
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(PARALLEL)
 
 test-long: $(DEV_READY) ## Run the counts that claims rest on; resumes where it stopped; writes docs/verification.md
 	@$(PY) scripts/verify.py

@@ -154,7 +154,7 @@ def test_an_input_that_breaks_a_rule_is_named(behind: Gateway, zoo_beside: Zoo, 
     [
         ({"content-type": "text/plain"}, chat(), 415, "unsupported_media_type"),
         ({"content-type": "multipart/form-data; boundary=x"}, chat(), 415, "unsupported_media_type"),
-        ({"content-encoding": "gzip"}, gzip.compress(chat()), 415, "unsupported_media_type"),
+        ({"content-encoding": "gzip"}, gzip.compress(chat(), mtime=0), 415, "unsupported_media_type"),
         ({"content-encoding": "br"}, chat(), 415, "unsupported_media_type"),
         ({"content-length": str(50 * 1024 * 1024)}, b"", 413, "body_too_large"),
     ],

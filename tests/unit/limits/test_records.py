@@ -19,7 +19,7 @@ from hx_gateway.limits.records import (
     encode,
 )
 
-CALL, STREAM = str(uuid4()), str(uuid4())
+CALL, STREAM = "0195d3a0-4f5e-7a61-8c2b-9e1f0a7b3c5d", "6f9d2c44-1b7e-4a0d-9a35-2e8c7d1f6b90"
 FACTS = CallFacts(
     CALL, STREAM, "req-1", "acme", "key", "tm-1", None, "chat", "alias", "gpt", True, 5, 100, ("bg-1:total",), ("tag",)
 )
