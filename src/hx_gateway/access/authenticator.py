@@ -208,7 +208,9 @@ class KeyAuthenticator:
         if known.standing is Standing.DELETED:
             raise _refused("The API key was revoked: ask whoever gave it to you for another.", "key_revoked")
         if known.standing is Standing.BLOCKED:
-            raise _refused("The API key is blocked, or whom it belongs to: ask an administrator.", "key_blocked")
+            raise _refused(
+                "The API key is blocked, or whom it belongs to, or a key above it: ask an administrator.", "key_blocked"
+            )
         if known.expires_at is not None and self._clock.now() >= known.expires_at:
             raise _refused("The API key has expired: ask whoever gave it to you for another.", "key_expired")
 

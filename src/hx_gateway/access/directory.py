@@ -294,6 +294,7 @@ class Directory:
         if kind is _KEY:
             fields = {**grants.defaults(change.actor.principal, fields.get("admin_role")), **fields}
             row, secret = await self._new_key(change, fields)
+            row.granted_by = await change.grantor()
         else:
             tenant_id = new_tenant_id(fields)
             if kind is not _TENANT:

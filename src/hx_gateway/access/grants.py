@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 from hx_gateway.access.errors import ExceedsGrantor
 from hx_gateway.access.principal import Principal, Role, Scope
@@ -14,8 +14,13 @@ from hx_gateway.access.resources import ResourceKind
 from hx_gateway.allowances import Budget, Period, ScopeKind, ScopeLimits
 from hx_gateway.errors import Forbidden
 
+Globs: TypeAlias = tuple[str, ...]
+Lists: TypeAlias = tuple[Globs, ...]
+
 # What the admin of a tenant may change of it: not what the platform has given it.
 TENANT_ADMIN_FIELDS = frozenset({"name", "metadata", "tags"})
+# How many keys may stand above one: each was made with the next.
+MAX_GRANTORS = 16
 _FROM_THE_TOP = tuple(Role)
 _WILD = frozenset("*?[")
 # A budget of one of these periods holds whoever has it to one of that period: days lie in weeks and in months.
@@ -153,7 +158,7 @@ def check_offer(principal: Principal, offer: Offer, fields: Collection[str]) -> 
     within = {
         "scopes": platform or set(offer.scopes) <= {scope.value for scope in principal.scopes},
         "models": platform or all(any(_covered(globs, own) for globs in offer.models) for own in principal.models),
-        "allowed_routes": _routes_within(offer.allowed_routes, principal.allowed_routes),
+        "allowed_routes": all(_routes_within(offer.allowed_routes, own) for own in principal.allowed_routes),
         "expires_at": _ends_within(offer.expires_at, principal.expires_at),
         "limits": limits is None or _limits_within(offer.limits, limits),
         "budgets": all(_budget_within(offer.budgets, budget) for budget in budgets),
@@ -163,12 +168,40 @@ def check_offer(principal: Principal, offer: Offer, fields: Collection[str]) -> 
             raise ExceedsGrantor(f"{name}: a key may not allow more than the key that gives it.", param=name)
 
 
+def held_to(principal: Principal, grantor: Principal) -> Principal:
+    """Return ``principal`` with what ``grantor``, whose key made its own, may do now as well: never more than either.
+
+    Limits and budgets stay as they are. Of an admin of the platform only routes and end hold what it made, as when it
+    makes it.
+    """
+    ends = [at for at in (principal.expires_at, grantor.expires_at) if at is not None]
+    held = replace(
+        principal,
+        allowed_routes=_both(principal.allowed_routes, grantor.allowed_routes),
+        expires_at=min(ends, default=None),
+    )
+    if grantor.role is Role.PLATFORM_ADMIN:
+        return held
+    own_tenant = grantor.tenant_id == principal.tenant_id
+    highest = grantor.role if own_tenant else max(grantor.role, Role.MEMBER, key=_FROM_THE_TOP.index)
+    teams = principal.admin_teams
+    if highest is not Role.TENANT_ADMIN:
+        teams &= _administered(grantor) if own_tenant else frozenset()
+    return replace(
+        held,
+        scopes=principal.scopes & grantor.scopes,
+        models=_both(principal.models, grantor.models),
+        role=max(principal.role, highest, key=_FROM_THE_TOP.index),
+        admin_teams=teams,
+    )
+
+
 def defaults(principal: Principal, admin_role: str | None) -> dict[str, Any]:
     """Return what a new key is given where nobody says otherwise: never more than ``principal`` has."""
     scopes = sorted(principal.scopes - {Scope.ADMIN}) if admin_role else sorted(principal.scopes & {Scope.MODELS})
     given: dict[str, Any] = {"scopes": [scope.value for scope in scopes], "expires_at": principal.expires_at}
-    if principal.allowed_routes is not None:
-        given["allowed_routes"] = list(principal.allowed_routes)
+    if principal.allowed_routes:
+        given["allowed_routes"] = list(_narrowest(principal.allowed_routes))
     limits, budgets = own_limits(principal), own_budgets(principal)
     if limits is not None:
         given["limits"] = _as_fields(limits)
@@ -214,8 +247,17 @@ def _glob_within(glob: str, wider: str) -> bool:
     return "[" not in glob and not {"?", "["} & set(wider) and fnmatchcase(glob, wider)
 
 
-def _routes_within(routes: Collection[str] | None, own: Collection[str] | None) -> bool:
-    return own is None or (routes is not None and _covered(routes, own))
+def _routes_within(routes: Collection[str] | None, own: Collection[str]) -> bool:
+    return routes is not None and _covered(routes, own)
+
+
+def _narrowest(lists: Lists) -> Globs:
+    """Return the list that lies within all the others; the first where none does."""
+    return next((globs for globs in lists if all(_covered(globs, other) for other in lists)), lists[0])
+
+
+def _both(own: Lists, others: Lists) -> Lists:
+    return tuple(dict.fromkeys((*own, *others)))
 
 
 def _ends_within(ends: datetime | None, own: datetime | None) -> bool:

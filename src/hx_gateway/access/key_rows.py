@@ -1,20 +1,21 @@
-"""Reads keys for those who authenticate: one statement brings all that a key depends on."""
+"""Reads keys for those who authenticate: one statement brings all that a key belongs to, another the keys above it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from hx_gateway.access.allowance_rows import allowance
+from hx_gateway.access.grants import MAX_GRANTORS
 from hx_gateway.allowances import Allowance, ScopeKind
 
 # JSON is cast to text: what a connection makes of it differs with the codecs that its pool set.
 _SELECT = """
-SELECT k.id, k.tenant_id, k.team_id, k.user_id, k.version, k.tags,
+SELECT k.id, k.tenant_id, k.team_id, k.user_id, k.granted_by, k.version, k.tags,
     k.digest, k.pepper_id, k.previous_digest, k.previous_pepper_id, k.previous_expires_at, k.imported_sha256,
     k.expires_at, k.admin_role, k.scopes, k.allowed_routes, k.aliases::text AS aliases,
     n.time_zone, n.model_limits::text AS model_limits, u.role AS user_role,
@@ -54,6 +55,14 @@ WHERE k.deleted_at IS NULL AND u.deleted_at IS NULL AND t.deleted_at IS NULL AND
     AND (k.expires_at IS NULL OR k.expires_at > now())
 ORDER BY k.updated_at DESC, k.id LIMIT $1
 """
+# A key's grantor was there before it, and stays: the line has an end.
+_LINE = """
+WITH RECURSIVE line (id) AS (
+    SELECT unnest($1::text[])
+    UNION SELECT k.granted_by FROM line JOIN hx_gateway.api_keys AS k ON k.id = line.id WHERE k.granted_by IS NOT NULL
+)
+"""
+_GRANTORS = f"{_LINE}{_SELECT} WHERE k.id IN (TABLE line)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +73,15 @@ class KeyRecord:
     ends it: ``key``, ``user``, ``team`` or ``tenant``; ``None``: nobody's. A key of a team and a user is blocked by
     ``membership`` too, while that user is not in that team. ``models`` has a list of globs for each of key, user, team
     and tenant that has one. ``memberships`` are the user's: ``admin``, ``member`` or ``read_only`` by the team's id.
+    ``granted_by`` is the key that it was made with, ``None`` for the admin key; ``grantors`` are that one, the one
+    that was made with, and so on.
     """
 
     id: str
     tenant_id: str
     team_id: str | None
     user_id: str | None
+    granted_by: str | None
     version: int
     digest: bytes | None = field(repr=False)
     pepper_id: str | None
@@ -89,6 +101,7 @@ class KeyRecord:
     allowed_routes: tuple[str, ...] | None
     tags: tuple[str, ...]
     allowance: Allowance
+    grantors: tuple[KeyRecord, ...] = ()
 
 
 async def load_key(
@@ -102,17 +115,36 @@ async def load_key(
         row = await connection.fetchrow(_BY_ID, key_id)
     else:
         row = await connection.fetchrow(_BY_SHA256, imported_sha256)
-    return None if row is None else _record(row)
+    return None if row is None else (await _with_grantors(connection, [_record(row)]))[0]
 
 
 async def load_all_active(connection: Any, limit: int) -> list[KeyRecord]:
     """Return keys that are neither deleted nor expired, ``limit`` at most, those that changed last first."""
-    return [_record(row) for row in await connection.fetch(_ACTIVE, limit)]
+    return await _with_grantors(connection, [_record(row) for row in await connection.fetch(_ACTIVE, limit)])
+
+
+async def _with_grantors(connection: Any, records: Sequence[KeyRecord]) -> list[KeyRecord]:
+    wanted = {record.granted_by for record in records if record.granted_by is not None}
+    if not wanted:
+        return list(records)
+    above = {row["id"]: _record(row) for row in await connection.fetch(_GRANTORS, sorted(wanted))}
+    return [replace(record, grantors=_line(record, above)) for record in records]
+
+
+def _line(record: KeyRecord, above: Mapping[str, KeyRecord]) -> tuple[KeyRecord, ...]:
+    """Return the keys above one. Raises ``LookupError`` for a line that is broken or too long: it cannot be judged."""
+    line: list[KeyRecord] = []
+    while record.granted_by is not None:
+        if len(line) == MAX_GRANTORS:
+            raise LookupError(f"more than {MAX_GRANTORS} keys stand above one")
+        record = above[record.granted_by]
+        line.append(record)
+    return tuple(line)
 
 
 def _record(row: Mapping[str, Any]) -> KeyRecord:
     lists = (row["key_models"], row["user_models"], row["team_models"], row["tenant_models"])
-    same = ("id", "tenant_id", "team_id", "user_id", "version", "digest", "pepper_id", "previous_digest")
+    same = ("id", "tenant_id", "team_id", "user_id", "granted_by", "version", "digest", "pepper_id", "previous_digest")
     more = ("previous_pepper_id", "previous_expires_at", "imported_sha256", "expires_at", "deleted_by", "blocked_by")
     routes = row["allowed_routes"]
     return KeyRecord(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Protocol
 
+from hx_gateway.access.grants import held_to
 from hx_gateway.access.key_rows import KeyRecord, load_all_active, load_key
-from hx_gateway.access.known_key import KnownKey, Standing
+from hx_gateway.access.known_key import KnownKey, Standing, owners_of
 from hx_gateway.access.principal import KeyId, Principal, Role, Scope, TenantId
 from hx_gateway.allowances import Allowance, Rate, ScopeKind, ScopeLimits
 
@@ -18,6 +20,8 @@ UPDATE hx_gateway.api_keys SET digest = $3, pepper_id = $4
 WHERE id = $1 AND digest IS NOT DISTINCT FROM $2
 """
 _SCOPES = {scope.value: scope for scope in Scope if scope is not Scope.ADMIN}
+# Whose block of a key ends what was made with it. A team or a tenant is where a key is, not who holds it.
+_SUSPECT = ("key", "user")
 _TEAM_ROLES = {"admin": Role.TEAM_ADMIN, "member": Role.MEMBER, "read_only": Role.READ_ONLY}
 
 
@@ -72,29 +76,27 @@ class PostgresKeySource:
 
 
 def known_key(record: KeyRecord) -> KnownKey:
-    """Return what is verified against, with the principal that the key stands for."""
-    standing = Standing.ACTIVE
-    if record.deleted_by is not None:
-        standing = Standing.DELETED
-    elif record.blocked_by is not None:
-        standing = Standing.BLOCKED
+    """Return what is verified against, with the principal that the key stands for, held to those of its grantors."""
+    grantors = [principal_of(grantor) for grantor in record.grantors]
+    principal = reduce(lambda above, below: held_to(below, above), (*reversed(grantors), principal_of(record)))
     return KnownKey(
         id=record.id,
         version=record.version,
-        principal=principal_of(record),
-        standing=standing,
+        principal=principal,
+        standing=_standing(record),
         digest=record.digest,
         pepper_id=record.pepper_id or "",
         previous_digest=record.previous_digest,
         previous_pepper_id=record.previous_pepper_id or "",
         previous_expires_at=record.previous_expires_at,
         imported_sha256=record.imported_sha256,
-        expires_at=record.expires_at,
+        expires_at=principal.expires_at,
+        above=tuple(owner for grantor in grantors for owner in owners_of(grantor)),
     )
 
 
 def principal_of(record: KeyRecord) -> Principal:
-    """Return whom a key stands for.
+    """Return whom a key stands for, whoever made it.
 
     A key of a team acts in that team only, whatever its user is elsewhere. ``Scope.ADMIN`` comes with the role of a
     platform admin and never from the row.
@@ -117,11 +119,20 @@ def principal_of(record: KeyRecord) -> Principal:
         member_teams=frozenset(teams),
         models=record.models,
         aliases=record.aliases,
-        allowed_routes=record.allowed_routes,
+        allowed_routes=() if record.allowed_routes is None else (record.allowed_routes,),
         allowance=record.allowance,
         expires_at=record.expires_at,
         tags=record.tags,
     )
+
+
+def _standing(record: KeyRecord) -> Standing:
+    if record.deleted_by is not None:
+        return Standing.DELETED
+    # A key that was blocked is suspect for good: deleting it lets nothing in again that it made.
+    if record.blocked_by is not None or any(grantor.blocked_by in _SUSPECT for grantor in record.grantors):
+        return Standing.BLOCKED
+    return Standing.ACTIVE
 
 
 def _role(record: KeyRecord, teams: dict[str, str]) -> Role:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from hx_gateway.access.principal import Principal
 
+# A kind (``key``, ``user``, ``team`` or ``tenant``) and an id.
+Owner: TypeAlias = tuple[str, str]
+
 
 class Standing(StrEnum):
-    """Whether a key holds, apart from its expiry. A key is blocked or deleted as soon as one it belongs to is."""
+    """Whether a key holds, apart from its expiry.
+
+    A key is blocked or deleted as soon as one it belongs to is, and blocked as soon as a key above it is.
+    """
 
     ACTIVE = "active"
     BLOCKED = "blocked"
@@ -24,6 +30,7 @@ class KnownKey:
 
     ``digest`` is ``None`` for an imported key that was not used yet: then the text's SHA-256 must be
     ``imported_sha256``. The previous digest is that of a rotated key and good until ``previous_expires_at``.
+    ``above`` are the owners of the keys that it was made with, and those were made with.
     """
 
     id: str
@@ -37,16 +44,21 @@ class KnownKey:
     previous_expires_at: datetime | None = None
     imported_sha256: bytes | None = field(default=None, repr=False)
     expires_at: datetime | None = None
+    above: tuple[Owner, ...] = ()
 
     @property
-    def owners(self) -> tuple[tuple[str, str], ...]:
+    def owners(self) -> tuple[Owner, ...]:
         """Whose change changes this key: pairs of kind and id, the key's own first."""
-        principal = self.principal
-        pairs = [("key", self.id), ("tenant", str(principal.tenant_id))]
-        if principal.user_id is not None:
-            pairs.append(("user", principal.user_id))
-        teams = principal.member_teams if principal.team_id is None else principal.member_teams | {principal.team_id}
-        return (*pairs, *(("team", team) for team in teams))
+        return tuple(dict.fromkeys((*owners_of(self.principal), *self.above)))
+
+
+def owners_of(principal: Principal) -> tuple[Owner, ...]:
+    """Return what the key of ``principal`` depends on, apart from the keys above it."""
+    pairs = [("key", str(principal.key_id)), ("tenant", str(principal.tenant_id))]
+    if principal.user_id is not None:
+        pairs.append(("user", principal.user_id))
+    teams = principal.member_teams if principal.team_id is None else principal.member_teams | {principal.team_id}
+    return (*pairs, *(("team", team) for team in teams))
 
 
 class KeySource(Protocol):

@@ -45,9 +45,10 @@ class Principal:
     """Who calls. ``key_id`` is public (it stands in logs and records); the secret is not kept.
 
     ``admin_teams`` are those it is admin of, ``member_teams`` all it belongs to. ``models`` holds a list of globs for
-    each of key, user, team and tenant that has one: a model must match one glob of every list. ``aliases`` are the
-    key's own, taken one step and before the configured ones. ``allowed_routes`` are globs of paths (``None``: all that
-    its scopes allow). Without an ``allowance`` nothing is counted.
+    each of key, user, team and tenant that has one, and of the keys above it: a model must match one glob of every
+    list. ``aliases`` are the key's own, taken one step and before the configured ones. ``allowed_routes`` are lists of
+    globs of paths in the same way, of the key and of those above it (none: all that its scopes allow). Without an
+    ``allowance`` nothing is counted.
     """
 
     key_id: KeyId
@@ -60,7 +61,7 @@ class Principal:
     member_teams: frozenset[str] = frozenset()
     models: tuple[tuple[str, ...], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
-    allowed_routes: tuple[str, ...] | None = None
+    allowed_routes: tuple[tuple[str, ...], ...] = ()
     allowance: Allowance | None = field(default=None, hash=False)
     expires_at: datetime | None = None
     tags: tuple[str, ...] = ()
@@ -75,7 +76,7 @@ class Principal:
 
     def may_take(self, path: str) -> bool:
         """Return whether the decoded ``path`` is among the routes that the key is confined to."""
-        return self.allowed_routes is None or any(fnmatchcase(path, glob) for glob in self.allowed_routes)
+        return all(any(fnmatchcase(path, glob) for glob in globs) for globs in self.allowed_routes)
 
 
 class Authenticator(Protocol):

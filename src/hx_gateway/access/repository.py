@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from hx_gateway.access.audit import Chained, Change
 from hx_gateway.access.cursors import Position
@@ -182,6 +183,23 @@ class Repository:
         for user_id, team_id, role in await self._session.execute(query):
             found.setdefault(user_id, {})[team_id] = role
         return found
+
+    async def line(self, key_id: str) -> int:
+        """Return how many keys a key and those above it are, in whatever tenants; 0: there is no such key."""
+        columns = (ApiKey.id, ApiKey.granted_by)
+        line = select(*columns).where(ApiKey.id == key_id).cte("line", recursive=True)
+        line = line.union(select(*columns).join(line, ApiKey.id == line.c.granted_by))
+        return await self._session.scalar(select(func.count()).select_from(line)) or 0
+
+    async def grantors(self, tenant_ids: Collection[str], key_ids: Collection[str]) -> dict[str, str]:
+        """Return which key each of keys was made with, where that one is of the same tenant."""
+        if not key_ids:
+            return {}
+        grantor = aliased(ApiKey)
+        same = and_(grantor.tenant_id == ApiKey.tenant_id, grantor.id == ApiKey.granted_by)
+        query = select(ApiKey.id, grantor.id.label("grantor")).join(grantor, same)
+        found = await self._session.execute(query.where(ApiKey.tenant_id.in_(tenant_ids), ApiKey.id.in_(key_ids)))
+        return {row.id: row.grantor for row in found}
 
     async def members(self, tenant_id: str, team_id: str) -> Sequence[tuple[Membership, User]]:
         """Return the living users of a team, by name."""

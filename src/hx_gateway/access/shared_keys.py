@@ -18,7 +18,7 @@ from hx_gateway.errors import Unavailable
 from hx_gateway.kit.clock import Clock, SystemClock
 
 KEEP_SECONDS = 24 * 3600
-_PURPOSE = "shared-keys-1"
+_PURPOSE = "shared-keys-2"
 _VALUE = "hx:key:"
 _CHANGED = "hx:key-changed:"
 

@@ -1,4 +1,4 @@
-"""Shows objects with what their rows do not tell: budgets and how they stand, and a user's teams."""
+"""Shows objects with what their rows do not tell: budgets and how they stand, a user's teams, a key's grantor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hx_gateway.access.resources import ResourceKind
 from hx_gateway.access.views import Row, Spent, shown
 from hx_gateway.allowances import Budget, ScopeKind
 from hx_gateway.db.models.budgets import BudgetRow
+from hx_gateway.db.models.keys import ApiKey
 from hx_gateway.db.models.tenants import Tenant
 
 # The name of the window that a moment is in for a budget, and when that ends (``None``: never).
@@ -44,7 +45,12 @@ async def show(
     for one in budgets:
         owned.setdefault(one.owner_id, []).append((one, standing[one.id]))
     teams = await repository.teams_of(tenants, ids) if kind is ResourceKind.USER else {}
-    return [shown(row, owned.get(row.id, ()), teams=teams.get(row.id), now=now) for row in rows]
+    granted = [row.id for row in rows if isinstance(row, ApiKey) and row.granted_by is not None]
+    grantors = await repository.grantors(tenants, granted)
+    return [
+        shown(row, owned.get(row.id, ()), teams=teams.get(row.id), granted_by=grantors.get(row.id), now=now)
+        for row in rows
+    ]
 
 
 async def _standing(

@@ -32,7 +32,7 @@ REWRITE_SECONDS = 600.0
 MAX_KEYS = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 MAX_AGE = timedelta(hours=24)
-_PURPOSE = "key-snapshot-1"
+_PURPOSE = "key-snapshot-2"
 _MAGIC = b"hx-keys-1\n"
 _MAC_BYTES = hashlib.sha256().digest_size
 _log = structlog.get_logger()

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from hx_gateway.access.audit import AuditChain, Change, difference, recorded
 from hx_gateway.access.drafts import offer_of
-from hx_gateway.access.errors import no_such
-from hx_gateway.access.grants import Offer, Target
+from hx_gateway.access.errors import ExceedsGrantor, no_such
+from hx_gateway.access.grants import MAX_GRANTORS, Offer, Target
 from hx_gateway.access.invalidation import POSTGRES_CHANNEL, Kind
 from hx_gateway.access.principal import Role
 from hx_gateway.access.repository import Repository, notice
@@ -120,6 +120,17 @@ class Transaction:
             if owner_id is not None
         ]
         return offer_of({**fields, **changes}, owners)
+
+    async def grantor(self) -> str | None:
+        """Return the key that a new one is made with; ``None`` for the admin key, which is no row.
+
+        Raises :class:`ExceedsGrantor` where too many keys stand above it.
+        """
+        key_id = str(self.actor.principal.key_id)
+        line = await self.repository.line(key_id)
+        if line > MAX_GRANTORS:
+            raise ExceedsGrantor(f"At most {MAX_GRANTORS} keys may stand above a key: make it with one further up.")
+        return key_id if line else None
 
     async def shown(self, kind: ResourceKind, row: Row) -> dict[str, Any]:
         """Return an object as it is shown."""

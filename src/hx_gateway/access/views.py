@@ -47,9 +47,14 @@ def shown_budget(row: BudgetRow, spent: Spent) -> dict[str, Any]:
 
 
 def shown(
-    row: Row, budgets: Iterable[tuple[BudgetRow, Spent]], *, teams: Mapping[str, str] | None = None, now: datetime
+    row: Row,
+    budgets: Iterable[tuple[BudgetRow, Spent]],
+    *,
+    teams: Mapping[str, str] | None = None,
+    granted_by: str | None = None,
+    now: datetime,
 ) -> dict[str, Any]:
-    """Return an object. ``teams``: a user's roles by team."""
+    """Return an object. ``teams``: a user's roles by team; ``granted_by``: a key's grantor, where it may be known."""
     common = {
         "id": row.id,
         "name": row.name,
@@ -74,7 +79,7 @@ def shown(
         case User():
             return {**common, **_of_user(row, teams or {})}
         case ApiKey():
-            return {**common, **_of_key(row, now)}
+            return {**common, **_of_key(row, now), "granted_by": granted_by}
 
 
 def _of_user(user: User, teams: Mapping[str, str]) -> dict[str, Any]:

@@ -61,6 +61,7 @@ KEY_EXAMPLE = {
     "tenant_id": "acme",
     "team_id": "tm-madeupmadeup2222",
     "user_id": None,
+    "granted_by": "madeUpKeyId0",
     "name": "Checkout, production",
     "prefix": "sk-hx-madeUpKeyId1",
     "last_four": "0000",
@@ -170,13 +171,18 @@ class User(Shown):
 
 
 class Key(Shown):
-    """A key without its secret. ``rotates_until``: until when the secret before the last rotation works too."""
+    """A key without its secret.
+
+    ``granted_by``: the key that it was made with, and is held to. ``rotates_until``: until when the secret before the
+    last rotation works too.
+    """
 
     model_config = _example(KEY_EXAMPLE)
 
     tenant_id: str
     team_id: str | None = None
     user_id: str | None = None
+    granted_by: str | None = None
     prefix: str
     last_four: str
     aliases: dict[str, str] = {}

@@ -336,6 +336,7 @@ def ways_to_end(site: Site) -> list[tuple[dict[str, Any], Callable[[dict[str, An
     user = people.made("users", tenant_id=world.tenant)["id"]
     tenant = people.made("tenants")["id"]
     plain = {"tenant_id": world.tenant}
+    narrowed, blocked = (people.key(tenant_id=world.tenant, admin_role="tenant_admin") for _ in range(2))
     return [
         (plain, lambda made: people.done("POST", f"/v1/keys/{made['id']}/block")),
         (plain, lambda made: people.done("DELETE", f"/v1/keys/{made['id']}")),
@@ -347,6 +348,8 @@ def ways_to_end(site: Site) -> list[tuple[dict[str, Any], Callable[[dict[str, An
         ({**plain, "team_id": team}, lambda made: people.done("PATCH", f"/v1/teams/{team}", {"blocked": True})),
         ({**plain, "user_id": user}, lambda made: people.done("DELETE", f"/v1/users/{user}")),
         ({"tenant_id": tenant}, lambda made: people.done("PATCH", f"/v1/tenants/{tenant}", {"blocked": True})),
+        ({"key": narrowed["key"]}, lambda made: people.done("PATCH", f"/v1/keys/{narrowed['id']}", {"scopes": []})),
+        ({"key": blocked["key"]}, lambda made: people.done("POST", f"/v1/keys/{blocked['id']}/block")),
     ]
 
 

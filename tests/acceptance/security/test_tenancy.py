@@ -249,6 +249,7 @@ FOREIGN_FIELDS: Mapping[str, Any] = {
     "previous_expires_at": "2036-01-01T00:00:00Z",
     "prefix": "sk-",
     "last_four": "mine",
+    "granted_by": None,
     "spent_usd": -5,
     "spent": 0,
     "reserved_usd": 0,
@@ -373,6 +374,31 @@ def test_what_a_tenant_loses_its_keys_lose_at_once(site: Site) -> None:
         lambda: people.ask("POST", "/v1/chat/completions", CHAT, key=secret).status in (403, 404), STORED_SECONDS
     )
     assert people.ask("GET", "/v1/models/hx-chat", key=secret).status in (403, 404)
+
+
+def test_what_a_key_loses_those_that_were_made_with_it_lose_at_once(site: Site) -> None:
+    people = site.people
+    giver = people.key(tenant_id=site.world.tenant, admin_role="tenant_admin")
+    made = people.key(key=giver["key"])
+    assert made["granted_by"] == giver["id"]
+
+    def chats(*statuses: int) -> None:
+        site.gateway.wait_until(
+            lambda: people.ask("POST", "/v1/chat/completions", CHAT, key=made["key"]).status in statuses, STORED_SECONDS
+        )
+
+    path = f"/v1/keys/{giver['id']}"
+    for change, statuses in (
+        ({"models": ["hx-*"]}, {200}),
+        ({"models": ["emb-*"]}, {403, 404}),
+        ({"models": None}, {200}),
+        ({"allowed_routes": ["/v1/keys*"]}, {403}),
+        ({"allowed_routes": None}, {200}),
+    ):
+        people.done("PATCH", path, change)
+        chats(*statuses)
+    people.done("POST", f"{path}/block")
+    chats(401)
 
 
 def test_an_alias_does_not_lead_out_of_the_models_of_its_key(site: Site) -> None:

@@ -71,6 +71,7 @@ async def test_a_plain_key_of_a_tenant_has_what_its_row_says(connection: Connect
         tenant_id=tenant,
         team_id=None,
         user_id=None,
+        granted_by=None,
         version=7,
         digest=b"d",
         pepper_id="pp-1",

@@ -351,7 +351,7 @@ def little_admin(tenant: str) -> Actor:
         tenant_admin(tenant, key_id=KeyId("mine")),
         scopes=frozenset({Scope.MODELS}),
         models=(("gpt-4o*",),),
-        allowed_routes=("/v1/chat/*", "/v1/keys*"),
+        allowed_routes=(("/v1/chat/*", "/v1/keys*"),),
         expires_at=NOON + timedelta(hours=2),
         allowance=OWN,
     )

@@ -20,6 +20,7 @@ from hx_gateway.allowances import Allowance, Budget, Period, Rate, ScopeKind, Sc
 from hx_gateway.errors import Forbidden
 
 ENDS = datetime(2027, 1, 1, tzinfo=UTC)
+FROM_THE_TOP = tuple(Role)
 KEY, TEAM, USER, TENANT = ResourceKind.KEY, ResourceKind.TEAM, ResourceKind.USER, ResourceKind.TENANT
 
 
@@ -80,6 +81,64 @@ def test_what_a_glob_within_another_matches_the_other_does(glob: str, wider: str
         assert fnmatchcase(name, wider)
 
 
+LISTS = st.lists(st.lists(st.text("ab*?[]!-", max_size=5), max_size=2).map(tuple), max_size=2).map(tuple)
+PRINCIPALS = st.builds(
+    Principal,
+    key_id=st.just(KeyId("one")),
+    tenant_id=st.sampled_from([TenantId("acme"), TenantId("rival")]),
+    scopes=st.frozensets(st.sampled_from([Scope.MODELS, Scope.SPEND_READ, Scope.EVENTS_READ])),
+    role=st.sampled_from(Role),
+    admin_teams=st.frozensets(st.sampled_from(["tm-1", "tm-2"])),
+    models=LISTS,
+    allowed_routes=LISTS,
+    expires_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+)
+
+
+@given(st.lists(PRINCIPALS, min_size=2, max_size=5), st.lists(st.text("ab]-", max_size=5), max_size=5))
+def test_a_key_may_no_more_than_any_key_above_it(line: list[Principal], names: list[str]) -> None:
+    above = [line[0]]
+    for principal in line[1:]:
+        above.append(grants.held_to(principal, above[-1]))
+    held = above.pop()
+    for own, grantor in [(line[-1], line[-1]), *((held, one) for one in above)]:
+        assert held.role in FROM_THE_TOP[FROM_THE_TOP.index(grantor.role) :]
+        assert all(grantor.may_take(name) for name in names if held.may_take(name))
+        assert grantor.expires_at is None or (held.expires_at is not None and held.expires_at <= grantor.expires_at)
+        if own is held and grantor.role is Role.PLATFORM_ADMIN:
+            continue
+        assert held.scopes <= grantor.scopes
+        assert all(grantor.may_use(name) for name in names if held.may_use(name))
+        if grantor.tenant_id != held.tenant_id:
+            assert held.role in (Role.MEMBER, Role.READ_ONLY)
+            assert not held.admin_teams
+        elif grantor.role is not Role.TENANT_ADMIN:
+            assert held.admin_teams <= grantor.admin_teams
+
+
+def test_what_is_not_taken_away_stays_as_it_is() -> None:
+    own = principal(Role.MEMBER, models=(("a",),), allowed_routes=(("/v1/*",),), expires_at=ENDS)
+    assert grants.held_to(own, principal(Role.TENANT_ADMIN)) == own
+    assert grants.held_to(own, principal(Role.TENANT_ADMIN, models=(("a",),))) == own
+    assert grants.held_to(own, ADMIN_PRINCIPAL) == own
+
+
+def test_an_admin_of_the_platform_holds_what_it_made_to_its_routes_and_its_end_alone() -> None:
+    root = principal(
+        Role.PLATFORM_ADMIN, models=(("a",),), scopes=frozenset(), allowed_routes=(("/v1/*",),), expires_at=ENDS
+    )
+    held = grants.held_to(principal(Role.TENANT_ADMIN, tenant_id=TenantId("rival")), root)
+    assert (held.models, held.role) == ((), Role.TENANT_ADMIN)
+    assert held.scopes == {Scope.MODELS}
+    assert (held.allowed_routes, held.expires_at) == ((("/v1/*",),), ENDS)
+
+
+def test_who_was_an_admin_of_the_platform_has_no_say_in_other_tenants() -> None:
+    made = principal(Role.TENANT_ADMIN, tenant_id=TenantId("rival"), admin_teams=frozenset({"tm-1"}))
+    held = grants.held_to(made, principal(Role.TENANT_ADMIN))
+    assert (held.role, held.admin_teams) == (Role.MEMBER, frozenset())
+
+
 def test_one_list_of_a_key_must_lie_within_each_of_its_givers() -> None:
     giver = principal(Role.TENANT_ADMIN, models=(("a", "b"), ("b", "c")))
     assert not exceeds(giver, "models", models=[["b"]])
@@ -89,7 +148,7 @@ def test_one_list_of_a_key_must_lie_within_each_of_its_givers() -> None:
 
 
 def test_an_admin_of_the_platform_gives_any_scope_and_model_but_no_longer_life() -> None:
-    root = principal(Role.PLATFORM_ADMIN, models=(("a",),), allowed_routes=("/v1/keys",), expires_at=ENDS)
+    root = principal(Role.PLATFORM_ADMIN, models=(("a",),), allowed_routes=(("/v1/keys",),), expires_at=ENDS)
     assert not exceeds(root, "models", models=[])
     assert not exceeds(root, "scopes", scopes=["passthrough"])
     assert exceeds(root, "allowed_routes", allowed_routes=None)
@@ -193,7 +252,11 @@ def test_defaults_never_exceed_their_giver() -> None:
     budget = Budget(id="bg", kind=ScopeKind.KEY, owner_id="mine", limit_nano=5, period=Period.DAY)
     allowance = Allowance(tenant_id="acme", limits=(own,), budgets=(budget,))
     giver = principal(
-        Role.TENANT_ADMIN, allowed_routes=("/v1/*",), expires_at=ENDS, allowance=allowance, scopes=frozenset()
+        Role.TENANT_ADMIN,
+        allowed_routes=(("/v1/*",), ("/v1/chat/*",)),
+        expires_at=ENDS,
+        allowance=allowance,
+        scopes=frozenset(),
     )
     given = grants.defaults(giver, None)
     budgets = [(one["period"], one["limit_nano"]) for one in given.pop("budgets")]

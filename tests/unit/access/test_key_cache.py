@@ -22,7 +22,7 @@ def cache_of(clock: FakeClock, **more: int) -> KeyCache:
 def owned() -> KnownKey:
     known = known_key(mint_key())
     principal = replace(known.principal, team_id="tm-1", user_id="us-1", member_teams=frozenset({"tm-1", "tm-2"}))
-    return replace(known, principal=principal)
+    return replace(known, principal=principal, above=(("key", "above"),))
 
 
 def is_fresh(cache: KeyCache, lookup: str) -> bool:
@@ -64,7 +64,8 @@ def test_without_push_a_key_is_fresh_for_ten_seconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "owner"), [("user", "us-1"), ("team", "tm-1"), ("team", "tm-2"), ("tenant", "default")]
+    ("kind", "owner"),
+    [("user", "us-1"), ("team", "tm-1"), ("team", "tm-2"), ("tenant", "default"), ("key", "above")],
 )
 def test_a_change_of_an_owner_makes_its_keys_forgotten_and_no_others(kind: str, owner: str) -> None:
     cache = cache_of(FakeClock())
@@ -186,7 +187,7 @@ def test_nothing_in_the_cache_grows_without_bound() -> None:
     assert len(cache) == 10
     assert len(cache._absent) == 10
     assert len(cache._changed) == 10
-    assert len(cache._owned) <= 10 + 4
+    assert len(cache._owned) <= 10 + 5
 
 
 def test_what_another_process_knew_is_never_fresh_and_replaces_nothing() -> None:

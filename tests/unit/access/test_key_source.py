@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ PLAIN = KeyRecord(
     tenant_id="tn-1",
     team_id=None,
     user_id=None,
+    granted_by=None,
     version=3,
     digest=b"d" * 32,
     pepper_id="pp-1",
@@ -77,6 +79,62 @@ def test_a_key_ends_with_any_of_its_owners(owner: str) -> None:
     assert known_key(replace(PLAIN, blocked_by=owner)).standing is Standing.BLOCKED
     assert known_key(replace(PLAIN, deleted_by=owner)).standing is Standing.DELETED
     assert known_key(replace(PLAIN, deleted_by=owner, blocked_by="key")).standing is Standing.DELETED
+
+
+def granted(child: dict[str, Any], *grantors: dict[str, Any]) -> KeyRecord:
+    """Return a key with those above it, the nearest first."""
+    above = [replace(PLAIN, id=f"above-{number}", **about) for number, about in enumerate(grantors)]
+    return replace(PLAIN, grantors=tuple(above), **child)
+
+
+def test_a_key_is_held_to_every_key_above_it() -> None:
+    noon = datetime(2027, 1, 1, 12, tzinfo=UTC)
+    near = {"models": (("gpt-*",),), "scopes": ("models", "spend:read"), "allowed_routes": ("/v1/*",)}
+    far = {"models": (("*-mini",),), "scopes": ("models",), "expires_at": noon, "admin_role": "tenant_admin"}
+    known = known_key(granted({"scopes": ("models", "spend:read", "events:read")}, near, far))
+    assert known.principal.models == (("gpt-*",), ("*-mini",))
+    assert known.principal.scopes == {Scope.MODELS}
+    assert known.principal.allowed_routes == (("/v1/*",),)
+    assert (known.expires_at, known.principal.expires_at) == (noon, noon)
+    assert known.principal.key_id == "k1"
+
+
+def test_who_is_no_admin_any_more_has_made_no_admins() -> None:
+    made: dict[str, Any] = {"admin_role": "platform_admin"}
+    for role in Role.PLATFORM_ADMIN, Role.TENANT_ADMIN, Role.MEMBER:
+        principal = known_key(granted(made, {"user_id": "us-1", "user_role": role.value})).principal
+        assert principal.role is role
+        assert (Scope.ADMIN in principal.scopes) is (role is Role.PLATFORM_ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("about", "standing"),
+    [
+        ({"blocked_by": "key"}, Standing.BLOCKED),
+        ({"blocked_by": "user"}, Standing.BLOCKED),
+        ({"blocked_by": "key", "deleted_by": "key"}, Standing.BLOCKED),
+        ({"deleted_by": "key"}, Standing.ACTIVE),
+        ({"deleted_by": "user"}, Standing.ACTIVE),
+        ({"blocked_by": "team"}, Standing.ACTIVE),
+        ({"blocked_by": "tenant"}, Standing.ACTIVE),
+        ({"blocked_by": "membership"}, Standing.ACTIVE),
+    ],
+)
+def test_a_key_ends_with_one_above_it_that_is_suspect_and_outlives_one_that_is_gone(
+    about: dict[str, Any], standing: Standing
+) -> None:
+    plain: dict[str, Any] = {}
+    for grantors in ((about,), (plain, about), (about, plain)):
+        assert known_key(granted(plain, *grantors)).standing is standing
+
+
+def test_a_change_of_a_key_above_and_of_its_owners_concerns_the_key() -> None:
+    known = known_key(granted({}, {"user_id": "us-1", "team_id": "tm-1"}, {"tenant_id": "tn-2"}))
+    assert known.owners == (
+        *(("key", "k1"), ("tenant", "tn-1")),
+        *(("key", "above-0"), ("user", "us-1"), ("team", "tm-1")),
+        *(("key", "above-1"), ("tenant", "tn-2")),
+    )
 
 
 def test_a_change_of_each_owner_concerns_the_key() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal
 
 
-def principal(*models: tuple[str, ...], routes: tuple[str, ...] | None = None) -> Principal:
+def principal(*models: tuple[str, ...], routes: tuple[tuple[str, ...], ...] = ()) -> Principal:
     return Principal(
         key_id=KeyId("k1"), tenant_id=DEFAULT_TENANT, scopes=frozenset(), models=models, allowed_routes=routes
     )
@@ -36,4 +36,11 @@ def test_a_principal_can_be_put_into_a_set() -> None:
 
 def test_without_confinement_every_path_may_be_taken() -> None:
     assert principal().may_take("/v1/anything")
-    assert not principal(routes=("/v1/chat/*",)).may_take("/v1/keys")
+    assert not principal(routes=(("/v1/chat/*",),)).may_take("/v1/keys")
+
+
+def test_a_path_must_be_in_every_list() -> None:
+    confined = principal(routes=(("/v1/*",), ("*/completions", "/v1/keys")))
+    assert confined.may_take("/v1/chat/completions")
+    assert not confined.may_take("/v1/embeddings")
+    assert not principal(routes=(("/v1/*",), ())).may_take("/v1/keys")

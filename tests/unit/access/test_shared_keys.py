@@ -73,10 +73,10 @@ async def test_without_the_database_a_key_that_another_process_knew_is_served() 
             await desk.lets_in(key.text)
 
 
-@pytest.mark.parametrize(("kind", "owner"), [("key", None), ("tenant", "default")])
+@pytest.mark.parametrize(("kind", "owner"), [("key", None), ("tenant", "default"), ("key", "above")])
 async def test_a_key_that_changed_does_not_come_back_from_there(kind: str, owner: str | None) -> None:
     source = FakeSource()
-    key = source.add()
+    key = source.add(above=(("key", "above"),))
     values = FakeValues()
     first, second, late = desks(source, values, 3)
     await first.lets_in(key.text)

@@ -68,9 +68,14 @@ async def test_everything_a_key_carries_comes_back(tmp_path: Path) -> None:
     allowance = Allowance(tenant_id="default", limits=(limits,), budgets=(budget,), model_budgets={"gpt": (budget,)})
     known = source.keys[key.id]
     principal = replace(
-        known.principal, models=(("gpt-*",), ("*",)), aliases={"a": "b"}, allowed_routes=("/v1/*",), allowance=allowance
+        known.principal,
+        models=(("gpt-*",), ("*",)),
+        aliases={"a": "b"},
+        allowed_routes=(("/v1/*",), ("*/completions",)),
+        allowance=allowance,
     )
-    source.keys[key.id] = replace(known, principal=principal, expires_at=FakeClock().now() + timedelta(days=9))
+    ends, above = FakeClock().now() + timedelta(days=9), (("key", "above"), ("tenant", "default"))
+    source.keys[key.id] = replace(known, principal=principal, expires_at=ends, above=above)
     await written(tmp_path, source, key.text)
     desk = Desk(source)
     await snapshot_of(desk, tmp_path).load()

@@ -160,7 +160,7 @@ async def test_a_route_that_names_no_role_is_for_all_of_them() -> None:
 )
 async def test_a_key_confined_to_routes_takes_no_other(path: str, allowed: bool) -> None:
     ctx = context(path, headers=(BEARER,), spec=route(path=path, policy=needs(Scope.MODELS)))
-    stage = SecurityStage(Known(allowed_routes=("/v1/chat/*",)))
+    stage = SecurityStage(Known(allowed_routes=(("/v1/chat/*",),)))
     if allowed:
         assert await stage(ctx) is None
     else:
@@ -172,7 +172,7 @@ async def test_a_key_confined_to_routes_takes_no_other(path: str, allowed: bool)
 
 async def test_a_key_confined_to_no_route_takes_none() -> None:
     with pytest.raises(Forbidden):
-        await SecurityStage(Known(allowed_routes=()))(request(needs(), BEARER))
+        await SecurityStage(Known(allowed_routes=((),)))(request(needs(), BEARER))
 
 
 async def test_whoever_may_only_read_may_see_the_models_and_call_none() -> None:

@@ -17,6 +17,7 @@ class ApiKey(Administered, Base):
 
     ``previous_digest`` is that of the text before the last rotation, and good until ``previous_expires_at``. A key
     that was imported is known by ``imported_sha256`` until it is used for the first time, which gives it a digest.
+    ``granted_by`` is the key that it was made with, which holds it to its own rights; it may be another tenant's.
     """
 
     __tablename__ = "api_keys"
@@ -36,6 +37,7 @@ class ApiKey(Administered, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey(f"{GATEWAY_SCHEMA}.tenants.id"))
     team_id: Mapped[str | None]
     user_id: Mapped[str | None]
+    granted_by: Mapped[str | None] = mapped_column(ForeignKey(f"{GATEWAY_SCHEMA}.api_keys.id"))
     prefix: Mapped[str]
     last_four: Mapped[str]
     digest: Mapped[bytes | None]
