@@ -132,11 +132,15 @@ async def _with_grantors(connection: Any, records: Sequence[KeyRecord]) -> list[
 
 
 def _line(record: KeyRecord, above: Mapping[str, KeyRecord]) -> tuple[KeyRecord, ...]:
-    """Return the keys above one. Raises ``LookupError`` for a line that is broken or too long: it cannot be judged."""
+    """Return the keys above one. Raises ``LookupError`` for a line that is broken or too long: it cannot be judged.
+
+    Who makes a key and is confined to a tenant does not see how many keys of others stand above: there may be as many
+    more of those.
+    """
     line: list[KeyRecord] = []
     while record.granted_by is not None:
-        if len(line) == MAX_GRANTORS:
-            raise LookupError(f"more than {MAX_GRANTORS} keys stand above one")
+        if len(line) == 2 * MAX_GRANTORS:
+            raise LookupError(f"more than {2 * MAX_GRANTORS} keys stand above one")
         record = above[record.granted_by]
         line.append(record)
     return tuple(line)

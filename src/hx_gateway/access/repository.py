@@ -185,7 +185,7 @@ class Repository:
         return found
 
     async def line(self, key_id: str) -> int:
-        """Return how many keys a key and those above it are, in whatever tenants; 0: there is no such key."""
+        """Return how many keys a key and those above it are, of those whose rows this transaction may see."""
         columns = (ApiKey.id, ApiKey.granted_by)
         line = select(*columns).where(ApiKey.id == key_id).cte("line", recursive=True)
         line = line.union(select(*columns).join(line, ApiKey.id == line.c.granted_by))

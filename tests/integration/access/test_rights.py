@@ -348,7 +348,7 @@ MUCH: dict[str, list[Any]] = {
 def little_admin(tenant: str) -> Actor:
     """Return an admin whose key may little."""
     return confined(
-        tenant_admin(tenant, key_id=KeyId("mine")),
+        tenant_admin(tenant),
         scopes=frozenset({Scope.MODELS}),
         models=(("gpt-4o*",),),
         allowed_routes=(("/v1/chat/*", "/v1/keys*"),),
