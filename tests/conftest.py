@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 _OURS = (
     "HX_",
@@ -27,20 +28,24 @@ settings.load_profile("hx")
 
 pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.servers", "tests.fixtures.zoo")
 
-_TESTS = Path(__file__).parent
-_FAULTS = "faults"
+FAULTS = "tests/faults/"
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps a file's tests in one of several processes, and all that break servers too: no two do so at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return FAULTS if nodeid.startswith(FAULTS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Deal out the tests."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process where there are several, and those of faults too: no two break things at once.
-
-    They take longest and begin first.
-    """
-    for item in items:
-        place = item.path.relative_to(_TESTS)
-        item.add_marker(pytest.mark.xdist_group(_FAULTS if place.parts[0] == _FAULTS else str(place)))
-    items.sort(key=lambda item: item.path.relative_to(_TESTS).parts[0] != _FAULTS)
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FAULTS))
 
 
 @pytest.fixture(autouse=True)

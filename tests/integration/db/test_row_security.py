@@ -341,12 +341,12 @@ async def test_a_page_of_spend_is_read_from_the_end_of_an_index(session: asyncpg
 async def test_the_wall_is_taken_down_and_built_again(servers: Servers) -> None:
     with fresh_database(servers.postgres) as url:
         await upgrade(url)
-        assert await downgrade(url, "0003") == ["0004"]
+        assert (await downgrade(url, "0003"))[-1] == "0004"
         connection = await asyncpg.connect(url)
         try:
             assert await connection.fetchval("SELECT count(*) FROM pg_policy") == 0
             assert {f"hx_gateway.{table}" for table in ROWS} <= await open_tables(connection)
-            assert await upgrade(url) == ["0004"]
+            assert (await upgrade(url))[0] == "0004"
             assert await open_tables(connection) == EXCEPTIONS.keys()
         finally:
             await connection.close()
