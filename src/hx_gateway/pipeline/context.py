@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -38,14 +38,14 @@ class Body(Protocol):
 
 @dataclass(slots=True)
 class Reply:
-    """An answer: ``body`` is bytes, or an iterator of chunks that is closed in every ending.
+    """An answer: ``body`` is bytes, or chunks that are closed (``aclose``) in every ending, begun or not.
 
     An iterator that cannot go on raises :class:`BrokenReply` after its last chunk.
     """
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncIterable[bytes] = b""
 
 
 class BrokenReply(Exception):

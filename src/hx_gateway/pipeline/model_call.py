@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import msgspec
 
@@ -170,24 +170,69 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     return Reply(head.status, client_headers(head), body)
 
 
-async def _relay_large(
-    ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes
-) -> AsyncIterator[bytes]:
+class _Relayed:
+    """The body of an answer as it comes. ``end`` is called when that is over, even if nobody has begun to read.
+
+    A generator that was not begun is closed without a word to it: of a client that goes away just then, nobody would
+    know what its answer cost. ``end`` may be called several times.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes], end: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._end = end
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End it."""
+        try:
+            await self._chunks.aclose()
+        finally:
+            self._end()
+
+
+def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> _Relayed:
+    """Return the body of an answer that is too long to be read whole before it goes on."""
     size = len(begun)
-    try:
-        yield begun
-        async for chunk in rest:
-            size += len(chunk)
-            yield chunk
-    except UpstreamError as failure:
-        raise BrokenReply(answer_for_failure(failure)) from failure
-    finally:
+
+    async def relay() -> AsyncGenerator[bytes]:
+        nonlocal size
+        try:
+            yield begun
+            async for chunk in rest:
+                size += len(chunk)
+                yield chunk
+        except UpstreamError as failure:
+            raise BrokenReply(answer_for_failure(failure)) from failure
+        finally:
+            end()
+
+    def end() -> None:
         ctx.output_estimate = tokens_in(size)
         exchange.abort()
 
+    return _Relayed(relay(), end)
 
-async def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> AsyncIterator[bytes]:
-    """Yield the answer's bytes as they come. A failure becomes one error event, and no end of the stream."""
+
+def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> _Relayed:
+    """Return the body of a stream. A failure becomes one error event, and no end of the stream."""
+
+    def end() -> None:
+        exchange.abort()
+        # What came and was not passed on was made, and is billed, all the same.
+        unread, exchange.facts.unread = exchange.facts.unread, b""
+        if unread:
+            relay.feed(unread)
+        ctx.usage = relay.usage
+        ctx.output_estimate = relay.estimated_tokens()
+
+    return _Relayed(_events(ctx, exchange, relay, end), end)
+
+
+async def _events(
+    ctx: Context, exchange: UpstreamCall, relay: StreamRelay, end: Callable[[], None]
+) -> AsyncGenerator[bytes]:
     error: HXError | None = None
     try:
         async for chunk in exchange.chunks():
@@ -202,12 +247,7 @@ async def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay
             raise
         error = Unavailable("The gateway is about to stop.", code="gateway_draining")
     finally:
-        exchange.abort()
-        # What came and was not passed on was made, and is billed, all the same.
-        if exchange.facts.unread:
-            relay.feed(exchange.facts.unread)
-        ctx.usage = relay.usage
-        ctx.output_estimate = relay.estimated_tokens()
+        end()
     if error is not None:
         yield error_event(error) if relay.at_boundary else b"\n\n" + error_event(error)
         raise BrokenReply(error)
