@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import msgspec
 
 from hx_gateway.access.principal import Scope
 from hx_gateway.errors import Forbidden, NotFound, UpstreamFailed
-from hx_gateway.pipeline.context import BrokenReply, Context, Reply
+from hx_gateway.pipeline.context import BrokenReply, Context, Reply, StreamedBody
 from hx_gateway.pipeline.routes import BodyRule, ErrorShape, RouteSpec, needs
 from hx_gateway.pipeline.upstream_answers import answer_for_failure
 from hx_gateway.services.upstream.base import (
@@ -140,7 +140,7 @@ class Passthrough:
         if head.status in (401, 403, 407):
             call.abort()
             raise UpstreamFailed("The upstream refused the gateway's credential.", code="upstream_auth_failed")
-        return Reply(head.status, _answer_headers(head), _relay(call))
+        return Reply(head.status, _answer_headers(head), StreamedBody(_relay(call), call.abort))
 
     def _headers(self, ctx: Context) -> dict[str, str]:
         named = (ctx.header(b"connection") or b"").decode("latin-1").lower()
@@ -174,7 +174,7 @@ def _answer_headers(head: UpstreamHead) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def _relay(call: UpstreamCall) -> AsyncIterator[bytes]:
+async def _relay(call: UpstreamCall) -> AsyncGenerator[bytes]:
     try:
         async for chunk in call.chunks():
             yield chunk

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from hx_gateway.pipeline.context import Context, Reply
+from hx_gateway.pipeline.context import Context, Reply, StreamedBody
 
 Message = MutableMapping[str, Any]
 AsgiApp = Callable[
@@ -77,9 +77,9 @@ class _Conversation:
         if not first.get("more_body", False):
             await task
             return Reply(start["status"], headers, first.get("body", b""))
-        return Reply(start["status"], headers, self._rest(task, first))
+        return Reply(start["status"], headers, StreamedBody(self._rest(task, first), task.cancel))
 
-    async def _rest(self, task: asyncio.Future[None], message: Message | None) -> AsyncIterator[bytes]:
+    async def _rest(self, task: asyncio.Future[None], message: Message | None) -> AsyncGenerator[bytes]:
         try:
             while message is not None:
                 if body := message.get("body", b""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -46,6 +46,28 @@ class Reply:
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes | AsyncIterable[bytes] = b""
+
+
+class StreamedBody:
+    """A reply's chunks as they come. ``end`` is called when that is over, even if nobody has begun to read.
+
+    A generator that was not begun is closed without a word to it: of a client that goes away just then, nobody would
+    hang up on what it comes from, or know what it cost. ``end`` may be called several times.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes], end: Callable[[], object]) -> None:
+        self._chunks = chunks
+        self._end = end
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End it."""
+        try:
+            await self._chunks.aclose()
+        finally:
+            self._end()
 
 
 class BrokenReply(Exception):

@@ -12,7 +12,7 @@ from hx_gateway import __version__
 from hx_gateway.errors import HXError, Unavailable, UpstreamFailed
 from hx_gateway.kit.json_object import encode_object
 from hx_gateway.kit.token_estimate import tokens_in
-from hx_gateway.pipeline.context import BrokenReply, CallState, Context, Reply
+from hx_gateway.pipeline.context import BrokenReply, CallState, Context, Reply, StreamedBody
 from hx_gateway.pipeline.upstream_answers import (
     MAX_ERROR_BODY_BYTES,
     answer_for_failure,
@@ -170,29 +170,7 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
     return Reply(head.status, client_headers(head), body)
 
 
-class _Relayed:
-    """The body of an answer as it comes. ``end`` is called when that is over, even if nobody has begun to read.
-
-    A generator that was not begun is closed without a word to it: of a client that goes away just then, nobody would
-    know what its answer cost. ``end`` may be called several times.
-    """
-
-    def __init__(self, chunks: AsyncGenerator[bytes], end: Callable[[], None]) -> None:
-        self._chunks = chunks
-        self._end = end
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
-
-    async def aclose(self) -> None:
-        """End it."""
-        try:
-            await self._chunks.aclose()
-        finally:
-            self._end()
-
-
-def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> _Relayed:
+def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> StreamedBody:
     """Return the body of an answer that is too long to be read whole before it goes on."""
     size = len(begun)
 
@@ -212,10 +190,10 @@ def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes
         ctx.output_estimate = tokens_in(size)
         exchange.abort()
 
-    return _Relayed(relay(), end)
+    return StreamedBody(relay(), end)
 
 
-def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> _Relayed:
+def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> StreamedBody:
     """Return the body of a stream. A failure becomes one error event, and no end of the stream."""
 
     def end() -> None:
@@ -227,7 +205,7 @@ def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> _
         ctx.usage = relay.usage
         ctx.output_estimate = relay.estimated_tokens()
 
-    return _Relayed(_events(ctx, exchange, relay, end), end)
+    return StreamedBody(_events(ctx, exchange, relay, end), end)
 
 
 async def _events(
