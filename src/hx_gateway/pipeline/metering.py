@@ -289,6 +289,8 @@ class Settling:
             provider=deployment.kind.value if deployment is not None else None,
         )
         self._meter.settle(admission, done)
+        # What refers to each other is left to the garbage collector, with all that hangs on it.
+        ctx.settling = None
 
     def cost(self) -> int | None:
         """Return what an answer that is whole cost: nothing changes it any more. ``None`` without a price."""

@@ -40,7 +40,8 @@ class CallTimer:
         self._since = None
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Watch no longer, and hold on to nobody: who ends and is still held is left to the garbage collector."""
+        self._expire = _nothing
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -54,3 +55,7 @@ class CallTimer:
             return
         self._handle = None
         self._expire()
+
+
+def _nothing() -> None:
+    return None
