@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hx_gateway.allowances import ScopeLimits
+from hx_gateway.allowances import ScopeKind, ScopeLimits
 from hx_gateway.limits.authority import Term
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.headers import rate_headers
@@ -51,11 +51,11 @@ class Admission(msgspec.Struct, kw_only=True):
     doubtful: bool = False
     settled: bool = False
     facts: CallFacts | None = None
+    # The windows that the call is charged to, by name; they follow from the charges.
+    charge_keys: tuple[str, ...] = ()
 
-    @property
-    def charge_keys(self) -> tuple[str, ...]:
-        """The windows that the call is charged to, by name."""
-        return tuple([charge.key for charge in self.charges])
+    def __post_init__(self) -> None:
+        self.charge_keys = tuple([charge.key for charge in self.charges])
 
     @property
     def call_id(self) -> str:
@@ -113,7 +113,46 @@ def ask_of(
     )
 
 
-def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: Mapping[str, Any]) -> Admission:
+class LimitSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A scope that was looked at: what it allows a minute, and what was left after the ask."""
+
+    kind: ScopeKind
+    id: str
+    rpm: int | None = None
+    requests_left: int | None = None
+    tpm: int | None = None
+    tokens_left: int | None = None
+    max_parallel: int | None = None
+
+
+class BudgetSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A window of a budget that was looked at, in nano-dollars: what was asked of it, and left after the ask."""
+
+    id: str
+    kind: ScopeKind
+    owner: str
+    window: str
+    limit_nano: int
+    asked_nano: int
+    left_nano: int | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What was looked at and what was left of it, for the record of decisions.
+
+    ``mode``: ``enforce`` or ``shadow``. ``counted_by``: who counted. ``refused`` is there when something refused.
+    """
+
+    mode: str
+    counted_by: str
+    outcome: Outcome
+    epoch: int = 0
+    limits: tuple[LimitSeen, ...] = ()
+    budgets: tuple[BudgetSeen, ...] = ()
+    refused: Mapping[str, Any] | None = None
+
+
+def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: Decision) -> Admission:
     """Return the admission of an ask that passed."""
     return Admission(
         call=call,
@@ -129,50 +168,34 @@ def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, dec
     )
 
 
-def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch: int = 0) -> dict[str, Any]:
-    """Return what was looked at and what was left of it: plain data for the record of decisions.
-
-    ``mode``: ``enforce`` or ``shadow``. ``counted_by``: who counted. ``refused`` is there when something refused.
-    """
-    decision: dict[str, Any] = {"mode": mode, "counted_by": counted_by, "outcome": verdict.outcome}
-    if epoch:
-        decision["epoch"] = epoch
-    if ask.limits:
-        decision["limits"] = [
-            _looked_at(scope, _at(verdict.requests, index), _at(verdict.tokens, index))
-            for index, scope in enumerate(ask.limits)
-        ]
-    if ask.charges:
-        decision["budgets"] = [_charged(charge, ask, verdict, index) for index, charge in enumerate(ask.charges)]
-    if verdict.outcome is not Outcome.ADMITTED:
-        decision["refused"] = decision_refusal(ask, verdict)
-    return decision
+def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch: int = 0) -> Decision:
+    """Return what was looked at before a verdict."""
+    outcome = verdict.outcome
+    return Decision(
+        mode=mode,
+        counted_by=counted_by,
+        outcome=outcome,
+        epoch=epoch,
+        limits=tuple([_limit_seen(scope, verdict, index) for index, scope in enumerate(ask.limits)]),
+        budgets=tuple([_budget_seen(charge, ask, verdict, index) for index, charge in enumerate(ask.charges)]),
+        refused=None if outcome is Outcome.ADMITTED else decision_refusal(ask, verdict),
+    )
 
 
-def _looked_at(scope: ScopeLimits, requests: RateState | None, tokens: RateState | None) -> dict[str, Any]:
-    seen: dict[str, Any] = {"kind": scope.kind, "id": scope.id}
+def _limit_seen(scope: ScopeLimits, verdict: Verdict, index: int) -> LimitSeen:
+    requests, tokens = _at(verdict.requests, index), _at(verdict.tokens, index)
+    rpm = requests_left = tpm = tokens_left = None
     if scope.requests is not None and requests is not None:
-        seen["rpm"], seen["requests_left"] = scope.requests.per_minute, requests.left
+        rpm, requests_left = scope.requests.per_minute, requests.left
     if scope.tokens is not None and tokens is not None:
-        seen["tpm"], seen["tokens_left"] = scope.tokens.per_minute, tokens.left
-    if scope.parallel is not None:
-        seen["max_parallel"] = scope.parallel
-    return seen
+        tpm, tokens_left = scope.tokens.per_minute, tokens.left
+    return LimitSeen(scope.kind, scope.id, rpm, requests_left, tpm, tokens_left, scope.parallel)
 
 
-def _charged(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> dict[str, Any]:
-    budget = charge.budget
-    seen: dict[str, Any] = {
-        "id": budget.id,
-        "kind": budget.kind,
-        "owner": budget.owner_id,
-        "window": charge.window,
-        "limit_nano": budget.limit_nano,
-        "asked_nano": ask.cost_nano,
-    }
-    if index < len(verdict.money):
-        seen["left_nano"] = verdict.money[index]
-    return seen
+def _budget_seen(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> BudgetSeen:
+    budget, money = charge.budget, verdict.money
+    left = money[index] if index < len(money) else None
+    return BudgetSeen(budget.id, budget.kind, budget.owner_id, charge.window, budget.limit_nano, ask.cost_nano, left)
 
 
 def _at(states: tuple[RateState | None, ...], index: int) -> RateState | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
+import msgspec
+
 from hx_gateway.allowances import Budget, Period, ScopeKind, ScopeLimits
 from hx_gateway.errors import HXError, Unavailable
 from hx_gateway.kit.epochs import from_unix_us
@@ -66,8 +68,8 @@ class BudgetUnknown(Unavailable):
 Refusal: TypeAlias = RateLimited | QuotaExceeded | BudgetUnknown
 
 
-def refusal_of(ask: Ask, verdict: Verdict, decision: Mapping[str, Any] | None = None) -> Refusal:
-    """Return the error for a verdict that refuses."""
+def refusal_of(ask: Ask, verdict: Verdict, decision: msgspec.Struct | None = None) -> Refusal:
+    """Return the error for a verdict that refuses; ``decision`` says what was looked at."""
     error: Refusal
     match verdict.outcome:
         case Outcome.BUDGET:
@@ -78,7 +80,7 @@ def refusal_of(ask: Ask, verdict: Verdict, decision: Mapping[str, Any] | None = 
             error = _too_large(ask, verdict)
         case _:
             error = BudgetUnknown()
-    error.explanation = decision or {}
+    error.explanation = {} if decision is None else msgspec.to_builtins(decision)
     return error
 
 
