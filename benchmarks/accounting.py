@@ -34,6 +34,8 @@ from hx_gateway.services.embedded.valkey import EmbeddedValkey
 RESULT = OUT / "accounting.json"
 LEAST_RATIO = 0.70
 WARM_UP_SECONDS = 1.0
+# Enough that the gateway's core is never idle while one of the stores, which share the other, keeps some of them waiting.
+CONNECTIONS = 64
 # Far above what a round uses: what is measured is counting, not refusing.
 PLENTY = 900_000_000
 ACCOUNTED = {
@@ -123,9 +125,9 @@ def measure(
     with ExitStack() as stack:
         upstream = stack.enter_context(targets.mock(LOAD_CORE))
         target = stack.enter_context(gateway(upstream, {**stores, **({} if accounted else BARE)}, accounted))
-        load(target, body, seconds=WARM_UP_SECONDS)
+        load(target, body, seconds=WARM_UP_SECONDS, connections=CONNECTIONS)
         before = cpu_seconds(target.pids)
-        run = load(target, body, seconds=seconds)
+        run = load(target, body, seconds=seconds, connections=CONNECTIONS)
         used = cpu_seconds(target.pids) - before
     figures.setdefault("per_second", []).append(run["per_second"])
     figures.setdefault("cpu_us", []).append(used / max(1, run["requests"]) * 1e6)

@@ -38,6 +38,8 @@ KNOWN_KEY_REQUESTS = 20_000
 RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
 BANK_FIGURES = re.compile(r"^bank: .*$", re.MULTILINE)
 MEMORY_GROWTH = 1.10
+# As `make test` deals them out.
+PARALLEL = ("-n", "2", "--no-loadscope-reorder")
 
 
 def main() -> None:
@@ -47,13 +49,13 @@ def main() -> None:
     state = _load(code)
     steps: dict[str, Callable[[], str]] = {
         "all tests": all_tests,
-        f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
         f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
         f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
-        f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
         "budgets: what accounting costs": bench_accounting,
+        f"budgets: bank test, {BANK_SECONDS} s": bank,
+        f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
         f"record: {KILLS} kills, {OUTAGE_SECONDS} s of outage at {OUTAGE_RATE} events/s": record_faults,
         "record: accepted, drained, HTTP, 3 rounds": bench_events,
         "record: queries over 10 million events": bench_queries,
@@ -78,12 +80,12 @@ def main() -> None:
 
 def all_tests() -> str:
     """Run the fast tier."""
-    return _pytest()
+    return _pytest(*PARALLEL)
 
 
 def properties() -> str:
     """Run the property tests with many more examples."""
-    return _pytest("tests/unit", environ={"HX_TEST_EXAMPLES": str(EXAMPLES)}, seed=True)
+    return _pytest(*PARALLEL, "tests/unit", environ={"HX_TEST_EXAMPLES": str(EXAMPLES)}, seed=True)
 
 
 def faults() -> str:
@@ -140,7 +142,7 @@ def known_keys() -> str:
 
 def bench_accounting() -> str:
     """Measure what accounting costs; it fails where the throughput is below what is promised."""
-    found = _measured("accounting", "--rounds", "5")
+    found = _measured("accounting", "--rounds", "7")
     shown = [
         f"{kind}: {ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['greatest']:.2f})"
         for kind, ratio in found["ratios"].items()
