@@ -47,7 +47,7 @@ class Bank:
     def join(self, stream: UUID) -> EpochState:
         if not self.epoch:
             self.epoch, self.authority = 1, self.wanted
-        self.members[str(stream)] = self.epoch
+        self.members.setdefault(str(stream), self.epoch)
         return self.state()
 
     def leave(self, stream: UUID) -> None:

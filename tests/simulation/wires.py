@@ -159,8 +159,10 @@ class WiredLedger:
         self._acknowledged = 0
 
     async def join(self, stream_id: UUID) -> EpochState:
-        state = await self._carry(lambda: self._bank.join(stream_id), once=True)
-        self._acknowledged = state.epoch
+        def join() -> tuple[EpochState, int]:
+            return self._bank.join(stream_id), self._bank.members[str(stream_id)]
+
+        state, self._acknowledged = await self._carry(join, once=True)
         return state
 
     async def leave(self, stream_id: UUID) -> None:

@@ -384,6 +384,7 @@ class World:
             and not self._without_term()
             and not self._open_in_counters()
             and not self._differences()
+            and not any(self.bank.cursors.get(str(worker.stream), 0) < len(worker.journal) for worker in self.alive)
         )
 
     def _open_in_bank(self) -> list[str]:

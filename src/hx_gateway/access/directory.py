@@ -180,7 +180,8 @@ class Directory:
     async def rotate(self, actor: Actor, key_id: str, grace_seconds: int) -> dict[str, Any]:
         """Give a key a new secret, and return it (``key``); the former works for ``grace_seconds`` more.
 
-        An imported key that was never used has no digest yet that could work on: its former secret ends at once.
+        An imported key that was never used has no digest yet that could work on: its former secret ends at once. From
+        then on the key is held to the one that rotated it, whose bearer knows its secret.
         """
         async with self._transaction(actor) as change:
             key = cast(ApiKey, await change.open(_KEY, key_id))
@@ -188,6 +189,7 @@ class Directory:
             if key.id != actor.principal.key_id:
                 grants.check_offer(actor.principal, await change.offer(key, {}), _OFFERED)
             before = await change.shown(_KEY, key)
+            await change.hand_over(key)
             minted = self._mint.mint(key.id)
             graced = grace_seconds > 0 and key.digest is not None
             key.previous_digest = key.digest if graced else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -115,20 +116,32 @@ async def load_key(
         row = await connection.fetchrow(_BY_ID, key_id)
     else:
         row = await connection.fetchrow(_BY_SHA256, imported_sha256)
-    return None if row is None else (await _with_grantors(connection, [_record(row)]))[0]
+    if row is None:
+        return None
+    record = _record(row)
+    return replace(record, grantors=_line(record, await _above(connection, [record])))
 
 
 async def load_all_active(connection: Any, limit: int) -> list[KeyRecord]:
-    """Return keys that are neither deleted nor expired, ``limit`` at most, those that changed last first."""
-    return await _with_grantors(connection, [_record(row) for row in await connection.fetch(_ACTIVE, limit)])
+    """Return keys that are neither deleted nor expired, ``limit`` at most, those that changed last first.
+
+    One that cannot be judged is left out: it is told of when it is asked for.
+    """
+    records = [_record(row) for row in await connection.fetch(_ACTIVE, limit)]
+    above = await _above(connection, records)
+    found = []
+    for record in records:
+        with suppress(LookupError):
+            found.append(replace(record, grantors=_line(record, above)))
+    return found
 
 
-async def _with_grantors(connection: Any, records: Sequence[KeyRecord]) -> list[KeyRecord]:
+async def _above(connection: Any, records: Sequence[KeyRecord]) -> dict[str, KeyRecord]:
+    """Return all keys that stand above some, by id."""
     wanted = {record.granted_by for record in records if record.granted_by is not None}
     if not wanted:
-        return list(records)
-    above = {row["id"]: _record(row) for row in await connection.fetch(_GRANTORS, sorted(wanted))}
-    return [replace(record, grantors=_line(record, above)) for record in records]
+        return {}
+    return {row["id"]: _record(row) for row in await connection.fetch(_GRANTORS, sorted(wanted))}
 
 
 def _line(record: KeyRecord, above: Mapping[str, KeyRecord]) -> tuple[KeyRecord, ...]:

@@ -184,12 +184,12 @@ class Repository:
             found.setdefault(user_id, {})[team_id] = role
         return found
 
-    async def line(self, key_id: str) -> int:
-        """Return how many keys a key and those above it are, of those whose rows this transaction may see."""
+    async def line(self, key_id: str) -> list[str]:
+        """Return a key and those above it, as far as this transaction may see their rows."""
         columns = (ApiKey.id, ApiKey.granted_by)
         line = select(*columns).where(ApiKey.id == key_id).cte("line", recursive=True)
         line = line.union(select(*columns).join(line, ApiKey.id == line.c.granted_by))
-        return await self._session.scalar(select(func.count()).select_from(line)) or 0
+        return list(await self._session.scalars(select(line.c.id)))
 
     async def grantors(self, tenant_ids: Collection[str], key_ids: Collection[str]) -> dict[str, str]:
         """Return which key each of keys was made with, where that one is of the same tenant."""

@@ -130,9 +130,21 @@ class Transaction:
         key_id = self.actor.principal.key_id
         if key_id == ADMIN_PRINCIPAL.key_id:
             return None
-        if await self.repository.line(str(key_id)) > MAX_GRANTORS:
+        if len(await self.repository.line(str(key_id))) > MAX_GRANTORS:
             raise ExceedsGrantor(f"At most {MAX_GRANTORS} keys may stand above a key: make it with one further up.")
         return str(key_id)
+
+    async def hand_over(self, key: ApiKey) -> None:
+        """Let a key stand under the one whose bearer learns its secret now, unless it does already.
+
+        Raises :class:`ExceedsGrantor` for one that stands above that: what it is held to would have no end.
+        """
+        own = self.actor.principal.key_id
+        if own == ADMIN_PRINCIPAL.key_id or str(own) in await self.repository.line(key.id):
+            return
+        if key.id in await self.repository.line(str(own)):
+            raise ExceedsGrantor("A key does not rotate one that stands above it: rotate it with one further up.")
+        key.granted_by = await self.grantor()
 
     async def shown(self, kind: ResourceKind, row: Row) -> dict[str, Any]:
         """Return an object as it is shown."""

@@ -42,8 +42,13 @@ class AsgiHandler:
     async def _run(self, scope: MutableMapping[str, Any], conversation: _Conversation) -> None:
         try:
             await self._app(scope, conversation.receive, conversation.send)
-        finally:
+        except asyncio.CancelledError:
+            # Nobody reads any more, and the queue may be full.
+            raise
+        except BaseException:
             await conversation.sent.put(None)
+            raise
+        await conversation.sent.put(None)
 
 
 class _Conversation:

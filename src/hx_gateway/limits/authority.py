@@ -160,7 +160,8 @@ class AuthorityKeeper:
         asked_at = self._clock.monotonic()
         if not self._joined:
             state = await self._ledger.join(self.stream_id)
-            self._joined, self._acknowledged = True, state.epoch
+            # An earlier attempt may have been done, in an earlier epoch: this one is acknowledged like any other.
+            self._joined, self._acknowledged = True, 0
         else:
             state = await self._ledger.beat(self.stream_id)
         # An answer to what was asked before this process stood still may be as old.

@@ -52,6 +52,7 @@ class DurableLedger(Protocol):
     async def join(self, stream_id: UUID) -> EpochState:
         """Register this worker, whose journal's stream it is, as one that has acknowledged the current epoch.
 
+        One that is known already acknowledges for itself: this may be an earlier attempt, which arrives late.
         Makes the first epoch, with the authority that is wanted, where there is none. What is admitted from now on
         belongs to the stream.
         """

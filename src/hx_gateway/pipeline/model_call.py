@@ -172,23 +172,27 @@ async def _relay_whole(ctx: Context, exchange: UpstreamCall, head: UpstreamHead)
 
 def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes], begun: bytes) -> StreamedBody:
     """Return the body of an answer that is too long to be read whole before it goes on."""
-    size = len(begun)
+    size, whole = len(begun), False
 
     async def relay() -> AsyncGenerator[bytes]:
-        nonlocal size
+        nonlocal size, whole
         try:
             yield begun
             async for chunk in rest:
                 size += len(chunk)
                 yield chunk
+            whole = True
         except UpstreamError as failure:
             raise BrokenReply(answer_for_failure(failure)) from failure
         finally:
             end()
 
     def end() -> None:
-        ctx.output_estimate = tokens_in(size)
         exchange.abort()
+        ctx.output_estimate = tokens_in(size)
+        if not whole:
+            # All of it was made before its head was sent, and how much that is nobody knows.
+            ctx.call_state = CallState.SENT
 
     return StreamedBody(relay(), end)
 

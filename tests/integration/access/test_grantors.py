@@ -145,6 +145,36 @@ async def test_a_rotation_of_the_key_above_changes_nothing(site: Site) -> None:
     assert await site.principal(bottom) == before
 
 
+async def test_who_learns_a_keys_secret_by_rotating_it_stands_above_it_from_then_on(site: Site) -> None:
+    ada = await site.office.make(KEY, "acme", **ADMIN)
+    service = await site.office.make(KEY, "acme", scopes=["models"])
+    asking = actor(await site.principal(ada))
+    rotated = await site.office.directory.rotate(asking, service["id"], 3600)
+    assert rotated["granted_by"] == ada["id"]
+    await site.says(rotated, service["id"])
+    await site.office.directory.block(ROOT, ada["id"])
+    await site.says(rotated, "key_blocked")
+    await site.says(service, "key_blocked")
+
+
+async def test_a_rotation_by_the_key_itself_one_above_it_or_the_admin_key_moves_no_key(site: Site) -> None:
+    top = await site.office.make(KEY, "acme", **ADMIN)
+    middle = await site.made_with(top, admin_role="tenant_admin")
+    bottom = await site.made_with(middle)
+    for asking in (ROOT, actor(await site.principal(top)), actor(await site.principal(middle))):
+        assert (await site.office.directory.rotate(asking, bottom["id"], 3600))["granted_by"] == middle["id"]
+    rotated = await site.office.directory.rotate(actor(await site.principal(middle)), middle["id"], 0)
+    assert rotated["granted_by"] == top["id"]
+
+
+async def test_a_key_does_not_rotate_one_that_stands_above_it(site: Site) -> None:
+    top = await site.office.make(KEY, "acme", **ADMIN)
+    bottom = await site.made_with(await site.made_with(top, admin_role="tenant_admin"), admin_role="tenant_admin")
+    with pytest.raises(ExceedsGrantor, match="above it"):
+        await site.office.directory.rotate(actor(await site.principal(bottom)), top["id"], 0)
+    await site.says(top, top["id"])
+
+
 async def test_a_key_ends_with_the_one_above_it(site: Site) -> None:
     top = await site.office.make(KEY, "acme", **ADMIN)
     bottom = await site.made_with(top)

@@ -70,7 +70,7 @@ class ExecutionStage:
         await _let_others_come_along()
         ctx.call = await self._metering.admit(ctx, ctx.call, deployment)
         if ctx.admission is None or ctx.admission.place is not Place.SHARED:
-            # Nobody had to be waited for.
+            # The answer came from this process, and mostly at once.
             await _let_others_come_along()
         self._metering.sent(ctx, deployment)
         reply = await self._call(ctx, ctx.call, deployment)
@@ -90,8 +90,7 @@ class ExecutionStage:
 async def _let_others_come_along() -> None:
     """Let those who arrived with this request do what it did so far.
 
-    The processor then has at hand what the next step needs, for all of them: a tenth more requests get through. One
-    that is alone loses a microsecond.
+    The processor then has at hand what the next step needs, for all of them. See the figures in benchmarks/README.md.
     """
     await asyncio.sleep(0)
 
