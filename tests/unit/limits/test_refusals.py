@@ -9,6 +9,7 @@ import pytest
 
 from hx_gateway.allowances import Period, Rate, ScopeKind, ScopeLimits
 from hx_gateway.kit.epochs import unix_us
+from hx_gateway.limits.admission import Decision
 from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Verdict
 from hx_gateway.limits.refusals import BudgetUnknown, QuotaExceeded, RateLimited, decision_in, refusal_of
 from tests.unit.limits.stand_ins import BUDGET, START
@@ -94,7 +95,8 @@ def test_what_nobody_knows_is_worth_another_try(outcome: Outcome) -> None:
 
 
 def test_a_refusal_carries_what_was_looked_at() -> None:
-    decision = {"outcome": "requests"}
-    assert decision_in(refusal_of(ASK, verdict(Outcome.REQUESTS), decision)) == decision
+    decision = Decision(mode="enforce", counted_by="redis", outcome=Outcome.REQUESTS)
+    seen = {"mode": "enforce", "counted_by": "redis", "outcome": "requests"}
+    assert decision_in(refusal_of(ASK, verdict(Outcome.REQUESTS), decision)) == seen
     assert decision_in(BudgetUnknown()) == {}
     assert decision_in(ValueError()) == {}
