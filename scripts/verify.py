@@ -49,13 +49,13 @@ def main() -> None:
     commit, code = _git("rev-parse", "HEAD"), _git("rev-parse", "HEAD:src")
     state = _load(code)
     steps: dict[str, Callable[[], str]] = {
-        f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
         f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
         "budgets: what accounting costs": bench_accounting,
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: bank test with older stores, {OLDER_BANK_SECONDS} s": older_bank,
+        f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
         "all tests": all_tests,
         f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
         f"record: {KILLS} kills, {OUTAGE_SECONDS} s of outage at {OUTAGE_RATE} events/s": record_faults,
