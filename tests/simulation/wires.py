@@ -132,9 +132,12 @@ class WiredStore:
         await self._carry(lambda: at_once(self._store().renew(tenant_id, asks)))
 
     async def lapse(self, tenant_id: str) -> Sequence[Lapsed]:
-        lapsed = await self._carry(lambda: at_once(self._store().lapse(tenant_id)))
-        self._on_lapse(lapsed)
-        return lapsed
+        def lapse() -> Sequence[Lapsed]:
+            lapsed = at_once(self._store().lapse(tenant_id))
+            self._on_lapse(lapsed)
+            return lapsed
+
+        return await self._carry(lapse)
 
     async def begin(self, tenant_id: str, epoch: int) -> None:
         await self._carry(lambda: at_once(self._store().begin(tenant_id, epoch)), once=True)
