@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from scripts.docs_reference import WITHOUT_EFFECT
+from sqlalchemy import Enum
 from typer.main import get_command
 
 from hx_gateway.access.principal import Scope
 from hx_gateway.admin.router import ADMINS, ANY_KEY
 from hx_gateway.app import build_app
 from hx_gateway.cli.main import app as command_line
+from hx_gateway.db.models.registry_items import HEALTH_COLUMNS, RegistryItem
 from hx_gateway.errors import HXError
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
 from hx_gateway.http.head_check import STATUS_OF
@@ -185,6 +187,23 @@ def test_every_reason_of_a_lost_store_is_documented() -> None:
     table = rows(read("reference/http.md"), "| field | values |")
     reasons = next(spans(values) for field, values in table if field == "`last_error`")
     assert set(reasons) == {kind.value for kind in FailureKind}
+
+
+# The registry
+
+
+def test_the_fields_of_a_service_are_those_documented() -> None:
+    documented = {
+        name for cell, _, _ in rows(read("reference/registry.md"), "| field | type | what |") for name in spans(cell)
+    }
+    assert documented == RegistryItem.field_names()
+
+
+def test_the_enumerations_of_the_registry_are_those_documented() -> None:
+    table = rows(read("reference/registry.md"), "| enumeration | values |")
+    columns = [*RegistryItem.__table__.columns, *HEALTH_COLUMNS.values()]
+    there = {column.type.name: column.type.enums for column in columns if isinstance(column.type, Enum)}
+    assert {spans(name)[0]: spans(values) for name, values in table} == there
 
 
 # Routes

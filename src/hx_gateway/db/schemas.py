@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 GATEWAY_SCHEMA = "hx_gateway"
+REGISTRY_SCHEMA = "hx_registry"
 OBSERVABILITY_SCHEMA = "agent_observability"
 VERSION_TABLE = "alembic_version"
 

@@ -125,10 +125,12 @@ LEDGER = (
     "ledger_epoch ledger_members ledger_tenants ledger_reservations budget_windows spend_logs error_logs spend_daily "
     "model_prices"
 )
+REGISTRY = "registry_items registry_health registry_dependencies"
 REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
 TABLES = {
     *COLUMNS,
     *(f"hx_gateway.{name}" for name in (*ACCESS.split(), *LEDGER.split())),
+    *(f"hx_registry.{name}" for name in REGISTRY.split()),
     "hx_gateway.alembic_version",
 }
 KEY = '(tenant_id, "timestamp", event_id)'
@@ -277,7 +279,7 @@ async def test_nothing_is_put_anywhere_else(empty: str) -> None:
     assert await tables(empty) == TABLES
     schemas = await fetch(empty, "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1")
     ours = {row[0] for row in schemas} - {"$user", "hx"}
-    assert ours == {"agent_observability", "hx_gateway", "information_schema", "public"}
+    assert ours == {"agent_observability", "hx_gateway", "hx_registry", "information_schema", "public"}
 
 
 async def test_a_role_that_may_not_make_schemas_uses_those_made_for_it(servers: Servers, empty: str) -> None:
@@ -285,7 +287,7 @@ async def test_a_role_that_may_not_make_schemas_uses_those_made_for_it(servers: 
     sql(
         servers.postgres,
         "DROP ROLE IF EXISTS limited; CREATE ROLE limited LOGIN; CREATE SCHEMA hx_gateway AUTHORIZATION limited; "
-        "CREATE SCHEMA agent_observability AUTHORIZATION limited",
+        "CREATE SCHEMA agent_observability AUTHORIZATION limited; CREATE SCHEMA hx_registry AUTHORIZATION limited",
         database,
     )
     try:

@@ -46,7 +46,7 @@ SELECT n.nspname || '.' || c.relname AS name,
     c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS walled,
     (SELECT r.oid::regclass::text FROM pg_class AS r WHERE r.oid = pg_partition_root(c.oid)) AS root
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname IN ('hx_gateway', 'agent_observability') AND c.relkind IN ('r', 'p')
+WHERE n.nspname IN ('hx_gateway', 'hx_registry', 'agent_observability') AND c.relkind IN ('r', 'p')
     AND (c.oid = 'hx_gateway.tenants'::regclass OR EXISTS (
         SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped))
 """
@@ -86,13 +86,25 @@ ROWS = {
     ),
     "spend_daily": ("(tenant_id, day, key_id, team_id, user_id, model) VALUES ($1, '2026-01-01', 'x', '', '', 'm')"),
     "dead_letters": "(tenant_id, target) VALUES ($1, 'x')",
+    "registry_items": (
+        "(id, tenant_id, name) VALUES (md5($1)::uuid, $1, 'one'), (md5($1 || ' other')::uuid, $1, 'other')"
+    ),
+    "registry_health": "(item_id, tenant_id) VALUES (md5($1)::uuid, $1)",
+    "registry_dependencies": (
+        "(item_id, depends_on_id, tenant_id) VALUES (md5($1)::uuid, md5($1 || ' other')::uuid, $1)"
+    ),
 }
 OWN, OTHER = "acme", "rival"
 
 
+def qualified(table: str) -> str:
+    """Return a table's name with its schema."""
+    return f"{'hx_registry' if table.startswith('registry_') else 'hx_gateway'}.{table}"
+
+
 def statement(table: str) -> str:
     """Return what adds a row of the tenant ``$1``."""
-    return f"INSERT INTO hx_gateway.{table} {ROWS[table].replace('$1', '$1::text')}"
+    return f"INSERT INTO {qualified(table)} {ROWS[table].replace('$1', '$1::text')}"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +147,7 @@ async def work_for(connection: asyncpg.Connection[Any], tenant: str) -> None:
 async def tenants_in(connection: asyncpg.Connection[Any], table: str) -> list[str]:
     """Return whose rows a statement without any condition finds."""
     column = "id" if table == "tenants" else "tenant_id"
-    return [row[0] for row in await connection.fetch(f"SELECT {column} FROM hx_gateway.{table} ORDER BY 1")]
+    return [row[0] for row in await connection.fetch(f"SELECT DISTINCT {column} FROM {qualified(table)} ORDER BY 1")]
 
 
 async def open_tables(connection: asyncpg.Connection[Any]) -> set[str]:
@@ -149,7 +161,7 @@ async def open_tables(connection: asyncpg.Connection[Any]) -> set[str]:
 async def test_every_table_with_a_tenant_has_a_policy_or_a_reason(session: asyncpg.Connection[Any]) -> None:
     assert await open_tables(session) == EXCEPTIONS.keys()
     walled = {row["name"] for row in await session.fetch(CATALOGUE) if row["walled"]}
-    assert walled == {f"hx_gateway.{table}" for table in ROWS}
+    assert walled == {qualified(table) for table in ROWS}
 
 
 @pytest.mark.parametrize("left_out", ["ENABLE", "FORCE"])
@@ -188,7 +200,7 @@ async def test_who_works_for_one_tenant_finds_nothing_of_the_one_that_is_asked_f
     column = "id" if table == "tenants" else "tenant_id"
     for setting in (OTHER, "nobody", f"{OWN},{OTHER}", "%", f"{OWN}' OR ''='", " "):
         await work_for(session, setting)
-        assert await session.fetch(f"SELECT * FROM hx_gateway.{table} WHERE {column} = $1", OWN) == []
+        assert await session.fetch(f"SELECT * FROM {qualified(table)} WHERE {column} = $1", OWN) == []
 
 
 @pytest.mark.parametrize("setting", ["", OTHER])
@@ -345,7 +357,9 @@ async def test_the_wall_is_taken_down_and_built_again(servers: Servers) -> None:
         connection = await asyncpg.connect(url)
         try:
             assert await connection.fetchval("SELECT count(*) FROM pg_policy") == 0
-            assert {f"hx_gateway.{table}" for table in ROWS} <= await open_tables(connection)
+            assert {qualified(table) for table in ROWS if not table.startswith("registry_")} <= await open_tables(
+                connection
+            )
             assert (await upgrade(url))[0] == "0004"
             assert await open_tables(connection) == EXCEPTIONS.keys()
         finally:

@@ -1,0 +1,66 @@
+"""Why the registry refuses something, beside the errors that everybody raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hx_gateway.access.errors import Conflict, InvalidField
+from hx_gateway.errors import HXError
+
+MAX_SHOWN_NAMES = 20
+
+
+class DependencyCycle(Conflict):
+    """A dependency that would close a cycle. ``path`` holds the names along it, the first one again at its end."""
+
+    code = "dependency_cycle"
+
+    def __init__(self, path: Sequence[str]) -> None:
+        shown = [*path] if len(path) <= MAX_SHOWN_NAMES else [*path[: MAX_SHOWN_NAMES - 1], "…", path[-1]]
+        super().__init__(f"dependencies: this would close a cycle: {' → '.join(shown)}.", param="dependencies")
+        self.path = tuple(path)
+
+
+class VersionConflict(HXError):
+    """What is to be changed was changed since it was read."""
+
+    status = 412
+    code = "version_conflict"
+    type = "invalid_request_error"
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(
+            f"This is version {found}, not {expected}: somebody changed it. Read it again.", param="row_version"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A constraint of the database: the field that it is about, what it says of it, and the error that it becomes."""
+
+    field: str
+    says: str
+    error: type[Conflict | InvalidField] = InvalidField
+
+    def broken(self) -> HXError:
+        """Return the error for whoever broke it."""
+        return self.error(f"{self.field}: {self.says}.", param=self.field)
+
+
+ITEM_RULES: Mapping[str, Rule] = {
+    "registry_items_by_name": Rule("name", "a service with this name exists already, choose another", Conflict),
+    "registry_items_pkey": Rule("id", "a service with this id exists already", Conflict),
+    "registry_items_tenant_id_fkey": Rule("tenant_id", "there is no such tenant"),
+    "registry_items_port_check": Rule("port", "must be between 1 and 65535"),
+    "registry_items_service_metadata_check": Rule("service_metadata", "must be an object"),
+    "registry_items_config_check": Rule("config", "must be an object"),
+    "registry_items_check": Rule("is_active", "is what deleted_at says"),
+    "registry_health_success_count_check": Rule("success_count", "must not be below 0"),
+    "registry_health_failure_count_check": Rule("failure_count", "must not be below 0"),
+    "registry_health_response_time_ms_check": Rule("response_time_ms", "must not be below 0"),
+    "registry_dependencies_pkey": Rule("dependencies", "must be each once", Conflict),
+    "registry_dependencies_not_itself": Rule("dependencies", "must not hold the service's own id"),
+    "registry_dependencies_item_fkey": Rule("id", "there is no such service"),
+    "registry_dependencies_depends_on_fkey": Rule("dependencies", "must be services that there are"),
+}
