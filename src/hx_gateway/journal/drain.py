@@ -26,6 +26,7 @@ from hx_gateway.journal.reader import Chunk
 from hx_gateway.journal.streams import QUARANTINE
 from hx_gateway.kit.backoff import Backoff
 from hx_gateway.kit.breaker import CircuitBreaker, CircuitOpen, CircuitState
+from hx_gateway.kit.tasks import end_tasks
 
 Connect: TypeAlias = "Callable[[], Awaitable[asyncpg.Connection[Any]]]"
 
@@ -183,9 +184,7 @@ class Drain:
         for lane in self._lanes:
             # First: a batch that is cancelled would ask a server that hangs to roll it back.
             lane.hang_up()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks.clear()
         for lane in self._lanes:
             lane.drop()

@@ -19,6 +19,7 @@ import structlog
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.errors import HXError
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.limits.admission import Admission, Place, admission_of, as_json, ask_of, decision_of
 from hx_gateway.limits.authority import AuthorityKeeper, AuthorityOptions
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
@@ -158,9 +159,7 @@ class Meter:
         """Hand over what can be within a moment, and take leave of the others."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._endings.emptied(), self._options.stop)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks.clear()
         # Nothing beats any more, which would register this worker again.
         with suppress(TimeoutError):

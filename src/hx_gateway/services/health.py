@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.services.base import DataService, FailureKind, HealthSample
 from hx_gateway.services.failures import classify
 
@@ -75,8 +76,7 @@ class Watch:
         self._stopped = True
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
         self.sample = HealthSample(healthy=False, checked_at=time.monotonic())
         self._next_attempt.set()
         self._next_attempt = asyncio.Event()
@@ -203,8 +203,7 @@ class HealthSampler:
     ) -> None:
         """Stop the rounds."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     async def _run(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from hx_gateway.journal.log import Journal, JournalOptions
 from hx_gateway.journal.placement import Placement
 from hx_gateway.kit.breaker import CircuitBreaker
 from hx_gateway.kit.clock import SystemClock
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.applier import CALLS, calls_kind
 from hx_gateway.limits.authority import AuthorityOptions
@@ -145,9 +146,7 @@ class Worker:
         for lane in self.drain._lanes:
             lane.hang_up()
         tasks = [*self.calling, *self.meter._tasks, *self.drain._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         for lane in self.drain._lanes:
             lane.drop()
         self.drain._backlog.close()
