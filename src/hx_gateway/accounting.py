@@ -19,6 +19,7 @@ from hx_gateway.gateway.model_table import ModelTable
 from hx_gateway.journal.drain import Drain
 from hx_gateway.journal.kinds import Kind
 from hx_gateway.journal.log import Journal
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.limits.applier import CALLS, LogOptions, calls_kind
 from hx_gateway.limits.durable import Authority
 from hx_gateway.limits.instances import Instances
@@ -127,7 +128,7 @@ class Accounting:
             jobs.append(self._alerts.run)
         for job in jobs:
             task = asyncio.create_task(job())
-            stack.push_async_callback(_cancel, task)
+            stack.push_async_callback(end_tasks, [task])
 
     def _meter(self, journal: Journal, drain: Drain, instances: Instances | None) -> Meter:
         memory = MemoryCounterStore()
@@ -267,8 +268,3 @@ def _alerts(settings: Settings, upstream: Upstream, repository: SpendRepository)
     secret = settings.budget_webhook_secret.get_secret_value() if settings.budget_webhook_secret else None
     claim = Claim(repository.claim_notice, repository.release_notice)
     return BudgetAlerts(Webhook(upstream, settings.budget_webhook_url, secret), claim)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -19,6 +19,7 @@ from hx_gateway.access.principal import Authenticator, Principal
 from hx_gateway.access.shared_keys import SharedKeys
 from hx_gateway.errors import InvalidApiKey, Unavailable
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 
 STALE_MAX_SECONDS = 24 * 3600.0
 IMPORTED_SECONDS = 60.0
@@ -130,9 +131,7 @@ class KeyAuthenticator:
 
     async def aclose(self) -> None:
         """End what runs in the background."""
-        for task in self._renewing.values():
-            task.cancel()
-        await asyncio.gather(*self._renewing.values(), return_exceptions=True)
+        await end_tasks(self._renewing.values())
         await self._look_ups.aclose()
 
     def forget_imported(self) -> None:

@@ -13,6 +13,7 @@ from hx_gateway.access.known_key import KeySource, KnownKey
 from hx_gateway.access.shared_keys import Shared, SharedKeys
 from hx_gateway.errors import Unavailable
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 
 # What an imported key is looked up by begins with this, which no id of ours does.
 IMPORTED_PREFIX = "sha256:"
@@ -77,10 +78,7 @@ class LookUps:
 
     async def aclose(self) -> None:
         """End the look-ups that still run."""
-        tasks = tuple(self._flights.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(self._flights.values())
 
     def _flight(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         flying = self._flights.get(name)

@@ -22,6 +22,7 @@ from hx_gateway.access.key_cache import KeyCache
 from hx_gateway.access.known_key import KnownKey
 from hx_gateway.access.peppers import Peppers
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 
 SNAPSHOT_FILE = "keys.snapshot"
 WRITE_SECONDS = 60.0
@@ -85,8 +86,7 @@ class KeySnapshot:
         """Write once more, and stop."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
         if self._cache.revision != self._written_revision:
             await self.write()
 

@@ -3,8 +3,6 @@
 The generic cell rate algorithm (ITU-T I.371) keeps of a bucket only when it will be full again, the theoretical arrival
 time. What a take costs is rounded down, and never to nothing: so a bucket of N takes N at once whatever N is, and the
 error is less than a microsecond a take.
-
-It is done several times for every call: a comparison takes a third of the time of ``max`` or ``min``.
 """
 
 from __future__ import annotations
@@ -101,7 +99,7 @@ def wait_us(tat_us: int, now_us: int, take: Take) -> int:
 
 def taken(tat_us: int, now_us: int, take: Take) -> int:
     """Return the bucket after ``take``."""
-    return (max(now_us, tat_us)) + take.increment_us
+    return max(now_us, tat_us) + take.increment_us
 
 
 def corrected(tat_us: int, now_us: int, correction_us: int) -> int:

@@ -24,6 +24,7 @@ from hx_gateway.journal.space import Budget, Pressure
 from hx_gateway.journal.sync import Durability
 from hx_gateway.kit.breaker import CircuitBreaker, CircuitState
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.observability.buffer import BatchWriteBuffer, portions
 from hx_gateway.observability.config import DatabaseConfig
 from hx_gateway.observability.fields import InvalidEvent
@@ -164,9 +165,7 @@ class DatabaseIntegrationLayer:
 
     async def shutdown(self) -> None:
         """Stop. What is not in the database stays in the journal and gets there by whoever opens it next."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks = []
         if self._syncs and self.journal.last_seq:
             with suppress(HXError):

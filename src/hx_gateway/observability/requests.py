@@ -12,6 +12,7 @@ from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.journal.format import SHEDDABLE
 from hx_gateway.journal.log import Journal
 from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.observability.buffer import BatchWriteBuffer
 from hx_gateway.observability.latencies import Latencies
 from hx_gateway.observability.request_facts import Sample, encode_facts
@@ -79,8 +80,7 @@ class RequestRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
         self.tick()
 
     async def _run(self) -> None:

@@ -11,6 +11,7 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from hx_gateway.kit.backoff import Backoff
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.services.base import FailureKind
 from hx_gateway.services.failures import classify
 
@@ -66,8 +67,7 @@ class Listener(ABC):
         """Stop listening."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     async def _run(self) -> None:
         while True:
