@@ -21,7 +21,7 @@ test: $(DEV_READY) ## Run all tests with small counts
 	@$(PY) -m pytest $(PARALLEL)
 
 test-long: $(DEV_READY) ## Run the counts that claims rest on; resumes where it stopped; writes docs/verification.md
-	@$(PY) scripts/verify.py
+	@PARALLEL="$(PARALLEL)" $(PY) scripts/verify.py
 
 test-peers: $(DEV_READY) ## Run against real peers (a LiteLLM proxy), installed in an environment of their own
 	@$(PY) scripts/peers.py

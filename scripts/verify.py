@@ -39,8 +39,8 @@ KNOWN_KEY_REQUESTS = 20_000
 RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
 BANK_FIGURES = re.compile(r"^bank: .*$", re.MULTILINE)
 MEMORY_GROWTH = 1.10
-# As `make test` deals them out.
-PARALLEL = ("-n", "2", "--no-loadscope-reorder")
+# How `make test` deals tests out.
+PARALLEL = os.environ.get("PARALLEL", "").split()
 
 
 def main() -> None:
