@@ -76,6 +76,15 @@ class Allowance:
     budgets: tuple[Budget, ...] = ()
     model_limits: Mapping[str, ScopeLimits] = field(default_factory=dict)
     model_budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
+    # Made once: whoever counts remembers by their identity what follows from them.
+    _limits_of: dict[str, tuple[ScopeLimits, ...]] = field(init=False, repr=False, compare=False)
+    _budgets_of: dict[str, tuple[Budget, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        limits = {model: (*self.limits, of_model) for model, of_model in self.model_limits.items()}
+        budgets = {model: (*self.budgets, *of_model) for model, of_model in self.model_budgets.items()}
+        object.__setattr__(self, "_limits_of", limits)
+        object.__setattr__(self, "_budgets_of", budgets)
 
     @property
     def has_budget(self) -> bool:
@@ -83,11 +92,9 @@ class Allowance:
         return bool(self.budgets or self.model_budgets)
 
     def limits_for(self, model: str) -> tuple[ScopeLimits, ...]:
-        """Return the limits that a call of ``model`` is counted against."""
-        of_model = self.model_limits.get(model)
-        return self.limits if of_model is None else (*self.limits, of_model)
+        """Return the limits that a call of ``model`` is counted against, the same object each time."""
+        return self._limits_of.get(model, self.limits)
 
     def budgets_for(self, model: str) -> tuple[Budget, ...]:
-        """Return the budgets that a call of ``model`` is charged to."""
-        of_model = self.model_budgets.get(model)
-        return self.budgets if of_model is None else (*self.budgets, *of_model)
+        """Return the budgets that a call of ``model`` is charged to, the same object each time."""
+        return self._budgets_of.get(model, self.budgets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -224,10 +223,13 @@ class Batches:
 def _grouped(records: Sequence[Record], kinds: Mapping[int, Kind]) -> list[tuple[int, list[Record]]]:
     """Return records by kind, each kind's all together and in their order: first those that are rows."""
     groups: dict[int, list[Record]] = {}
-    for number, run in groupby(records, key=lambda record: record.kind):
-        if number not in kinds:
-            raise LookupError(f"records of kind {number} are not known to this version")
-        groups.setdefault(number, []).extend(run)
+    for record in records:
+        group = groups.get(record.kind)
+        if group is None:
+            if record.kind not in kinds:
+                raise LookupError(f"records of kind {record.kind} are not known to this version")
+            group = groups[record.kind] = []
+        group.append(record)
     return sorted(groups.items(), key=lambda group: kinds[group[0]].format is None)
 
 

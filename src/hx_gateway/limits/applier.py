@@ -35,9 +35,16 @@ from hx_gateway.limits.records import Done, Refused, decode_batch
 CALLS = 17
 CALLS_NAME = "calls"
 
+_encode = msgspec.json.Encoder().encode
+
 # ruff: noqa: S608 - the names in these statements are ours
 
-_CHARGES = f"SELECT charges FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = ANY($1::text[]::uuid[])"
+# Ids of calls and rows go over as one value: to take an array apart costs the driver as much as all else of a call.
+_IDS = "ANY(string_to_array($1::text, ',')::uuid[])"
+_JSON = "convert_from({}::bytea, 'UTF8')::json"
+_ROWS = _JSON.format("$1")
+
+_CHARGES = f"SELECT charges FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = {_IDS}"
 _MAKE_WINDOWS = f"""
 INSERT INTO {GATEWAY_SCHEMA}.budget_windows (budget_id, window_id, tenant_id)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS row (budget_id, window_id, tenant_id)
@@ -56,18 +63,18 @@ WHERE (kept.budget_id, kept.window_id) = (row.budget_id, row.window_id)
 """
 _LOCK_HOLDS = f"""
 SELECT call_id::text, state, amount_nano, charges FROM {GATEWAY_SCHEMA}.ledger_reservations
-WHERE call_id = ANY($1::text[]::uuid[]) ORDER BY call_id FOR UPDATE
+WHERE call_id = {_IDS} ORDER BY call_id FOR UPDATE
 """
 # What was voided is remembered for a while after its call's end: a reservation may still be on its way.
 _END_HOLDS = f"""
-DELETE FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = ANY($1::text[]::uuid[]) AND state <> 'void'
+DELETE FROM {GATEWAY_SCHEMA}.ledger_reservations WHERE call_id = {_IDS} AND state <> 'void'
 """
 # What was voided stays so, whatever is still on its way.
 _HOLD = f"""
 INSERT INTO {GATEWAY_SCHEMA}.ledger_reservations AS kept
     (call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at)
 SELECT call_id, tenant_id, stream_id, state, amount_nano, charges, facts, admitted_at
-FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.ledger_reservations, $1::text::json) ORDER BY call_id
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.ledger_reservations, {_ROWS}) ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
     state = EXCLUDED.state, amount_nano = greatest(kept.amount_nano, EXCLUDED.amount_nano), facts = EXCLUDED.facts
 WHERE kept.state <> 'void'
@@ -78,19 +85,23 @@ _SPEND_COLUMNS = (
     "cost_nano, reserved_nano, settled_by, price_source, price_version, input_pico, output_pico, charges, cache, tags, "
     "admitted_at, duration_ms, decision"
 )
+# Which of the rows are new: nothing where all of them are, as nearly always. $2: how many there are.
 _SPEND = f"""
-INSERT INTO {GATEWAY_SCHEMA}.spend_logs ({_SPEND_COLUMNS}) SELECT {_SPEND_COLUMNS}
-FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_logs, $1::text::json) ORDER BY call_id
-ON CONFLICT DO NOTHING RETURNING call_id::text
+WITH kept AS (
+    INSERT INTO {GATEWAY_SCHEMA}.spend_logs ({_SPEND_COLUMNS}) SELECT {_SPEND_COLUMNS}
+    FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_logs, {_ROWS}) ORDER BY call_id
+    ON CONFLICT DO NOTHING RETURNING call_id
+), told AS (SELECT array_agg(call_id::text) AS ids, count(*) AS number FROM kept)
+SELECT CASE WHEN number < $2 THEN coalesce(ids, '{{}}') END FROM told
 """
 _LOCK_SPENT = f"""
 SELECT call_id::text, tenant_id, key_id, team_id, user_id, model, status, ending, prompt_tokens, completion_tokens,
     cost_nano, settled_by, charges, admitted_at
-FROM {GATEWAY_SCHEMA}.spend_logs WHERE call_id = ANY($1::text[]::uuid[]) ORDER BY call_id FOR UPDATE
+FROM {GATEWAY_SCHEMA}.spend_logs WHERE call_id = {_IDS} ORDER BY call_id FOR UPDATE
 """
 _CORRECT = f"""
 UPDATE {GATEWAY_SCHEMA}.spend_logs AS kept SET ({_SPEND_COLUMNS}) = (
-    SELECT {_SPEND_COLUMNS} FROM json_populate_record(NULL::{GATEWAY_SCHEMA}.spend_logs, $2::text::json)
+    SELECT {_SPEND_COLUMNS} FROM json_populate_record(NULL::{GATEWAY_SCHEMA}.spend_logs, {_JSON.format('$2')})
 ) WHERE kept.call_id = $1::text::uuid
 """
 _ERROR_COLUMNS = (
@@ -99,16 +110,16 @@ _ERROR_COLUMNS = (
 )
 _NOTE_ERRORS = f"""
 INSERT INTO {GATEWAY_SCHEMA}.error_logs ({_ERROR_COLUMNS}) SELECT {_ERROR_COLUMNS}
-FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.error_logs, $1::text::json) ORDER BY call_id
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.error_logs, {_ROWS}) ORDER BY call_id
 ON CONFLICT DO NOTHING
 """
-_FORGET_ERRORS = f"DELETE FROM {GATEWAY_SCHEMA}.error_logs WHERE call_id = ANY($1::text[]::uuid[])"
+_FORGET_ERRORS = f"DELETE FROM {GATEWAY_SCHEMA}.error_logs WHERE call_id = {_IDS}"
 _ADD_DAYS = f"""
 INSERT INTO {GATEWAY_SCHEMA}.spend_daily AS kept (
     tenant_id, day, key_id, team_id, user_id, model, requests, errors, prompt_tokens, completion_tokens, cost_nano
 )
 SELECT tenant_id, day, key_id, team_id, user_id, model, requests, errors, prompt_tokens, completion_tokens, cost_nano
-FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_daily, $1::text::json)
+FROM json_populate_recordset(NULL::{GATEWAY_SCHEMA}.spend_daily, {_ROWS})
 ORDER BY tenant_id, day, key_id, team_id, user_id, model
 ON CONFLICT (tenant_id, day, key_id, team_id, user_id, model) DO UPDATE SET
     requests = kept.requests + EXCLUDED.requests, errors = kept.errors + EXCLUDED.errors,
@@ -184,7 +195,7 @@ async def _lock_windows(connection: Any, effect: BatchEffect) -> None:
     if effect.refusals:
         # A refusal does not say what was reserved for it. Those windows are there, and no call's charges change.
         refused = [refusal.call_id for refusal in effect.refusals]
-        held = {key: "" for row in await connection.fetch(_CHARGES, refused) for key in row["charges"]}
+        held = {key: "" for row in await connection.fetch(_CHARGES, ",".join(refused)) for key in row["charges"]}
         windows = {**held, **windows}
     await lock_windows(connection, windows)
 
@@ -192,7 +203,7 @@ async def _lock_windows(connection: Any, effect: BatchEffect) -> None:
 async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -> dict[str, int]:
     """Open and end reservations; return what that adds to what is reserved, by window."""
     changes: dict[str, int] = {}
-    known = {row["call_id"]: row for row in await connection.fetch(_LOCK_HOLDS, calls)}
+    known = {row["call_id"]: row for row in await connection.fetch(_LOCK_HOLDS, ",".join(calls))}
     ended = [call_id for call_id in effect.ended if call_id in known]
     for call_id in ended:
         _add(changes, known[call_id]["charges"], -known[call_id]["amount_nano"])
@@ -204,7 +215,7 @@ async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -
         elif before["state"] != "void":
             _add(changes, before["charges"], max(0, hold.amount_nano - before["amount_nano"]))
     if ended:
-        await connection.execute(_END_HOLDS, ended)
+        await connection.execute(_END_HOLDS, ",".join(ended))
     if effect.holds:
         await connection.execute(_HOLD, to_json([_hold_row(hold) for hold in effect.holds]))
     return changes
@@ -212,24 +223,26 @@ async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -
 
 async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -> tuple[Postings, list[Done]]:
     """Keep ends of calls; return what they add to the sums, and those that count: not the second end of a call."""
-    ends = {done.facts.call_id: (done, spend_row(done)) for done in spends}
-    kept = [row for _, row in ends.values() if options.spend_logs or row.charges]
-    unkept = set() if len(kept) == len(ends) else set(ends) - {row.call_id for row in kept}
-    new = {row["call_id"] for row in await connection.fetch(_SPEND, to_json(kept))} if kept else set()
+    rows = {done.facts.call_id: spend_row(done) for done in spends}
+    kept = [row for row in rows.values() if options.spend_logs or row.charges]
+    new = await connection.fetchval(_SPEND, to_json(kept), len(kept)) if kept else None
+    known = set() if new is None else {row.call_id for row in kept}.difference(new)
     postings = Postings()
-    for call_id in new:
-        postings.add(ends[call_id][1])
-    counted = unkept | new
-    known = [call_id for call_id in ends if call_id not in counted]
+    for call_id, row in rows.items():
+        if call_id not in known:
+            postings.add(row)
+    second = known
     if known:
-        counted.update(await _correct(connection, {call_id: ends[call_id][1] for call_id in known}, postings))
-    return postings, [done for call_id, (done, _) in ends.items() if call_id in counted]
+        second = known.difference(
+            await _correct(connection, {call_id: rows[call_id] for call_id in rows if call_id in known}, postings)
+        )
+    return postings, [done for done in spends if done.facts.call_id not in second]
 
 
 async def _correct(connection: Any, rows: Mapping[str, SpendRow], postings: Postings) -> list[str]:
     """Replace the ends that are estimates; return whose they were."""
     corrected = []
-    for before in await connection.fetch(_LOCK_SPENT, list(rows)):
+    for before in await connection.fetch(_LOCK_SPENT, ",".join(rows)):
         row = rows[before["call_id"]]
         if gives_way(before["settled_by"], row.settled_by):
             await connection.execute(_CORRECT, before["call_id"], to_json(row))
@@ -237,7 +250,7 @@ async def _correct(connection: Any, rows: Mapping[str, SpendRow], postings: Post
             postings.add(row)
             corrected.append(before["call_id"])
     if corrected:
-        await connection.execute(_FORGET_ERRORS, corrected)
+        await connection.execute(_FORGET_ERRORS, ",".join(corrected))
     return corrected
 
 
@@ -281,9 +294,9 @@ async def move_windows(connection: Any, posted: Mapping[str, int], reserved: Map
         await connection.execute(_MOVE_WINDOWS, *_split(keys), *amounts)
 
 
-def to_json(rows: object) -> str:
+def to_json(rows: object) -> bytes:
     """Return rows as JSON that PostgreSQL takes: its text holds every character but U+0000."""
-    return msgspec.json.encode(rows).decode().replace("\\u0000", "\\ufffd")
+    return _encode(rows).replace(b"\\u0000", b"\\ufffd")
 
 
 def _hold_row(hold: Hold) -> dict[str, Any]:

@@ -328,7 +328,8 @@ def _duration(done: Done) -> float:
 
 
 def _day_key(row: Posted) -> DayKey:
-    day = row.admitted_at.astimezone(UTC).date()
+    at = row.admitted_at
+    day = at.date() if at.tzinfo is UTC else at.astimezone(UTC).date()
     return DayKey(row.tenant_id, day, _name(row.key_id), _name(row.team_id), _name(row.user_id), _name(row.model))
 
 

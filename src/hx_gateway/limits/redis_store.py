@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from hx_gateway.allowances import ScopeLimits
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
+from hx_gateway.limits.gcra import Bucket
+from hx_gateway.limits.model import Ask, Charge, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import LAPSE_BATCH
 from hx_gateway.limits.scopes import Scope, Scopes
 from hx_gateway.limits.verdicts import Refusal, lease_us, verdict_of
 from hx_gateway.limits.windows import TOTAL
-from hx_gateway.services.redis_pipe import Part, RedisPipe, Script
+from hx_gateway.services.redis_pipe import Part, Prepared, RedisPipe, Script, prepare
 
 # The server answers nobody else while a script runs: longer lists are cut.
 CALLS_A_SCRIPT = 100
 WINDOWS_A_SCRIPT = 100
+# Prepared asks that are remembered.
+MAX_PREPARED = 10_000
 NOTHING = (-1, 0)
 OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
 
@@ -44,6 +48,19 @@ WINDOWS = load_script("windows")
 REPOST = load_script("repost")
 
 
+class _Prepared(NamedTuple):
+    """What of an ask is the same for many calls. It keeps limits and charges: their identity is nobody else's."""
+
+    limits: tuple[ScopeLimits, ...]
+    charges: tuple[Charge, ...]
+    epoch: int
+    lease_seconds: float
+    scopes: tuple[Scope, ...]
+    # Of the scopes that count tokens.
+    tokens: tuple[Bucket, ...]
+    call: Prepared
+
+
 class RedisCounterStore:
     """A ``CounterStore`` in Redis 6.2 or newer, or Valkey. The server's clock is everybody's.
 
@@ -56,19 +73,16 @@ class RedisCounterStore:
         self._pipe = pipe
         self._clock = clock
         self._scopes = Scopes()
+        self._prepared: dict[tuple[str, int, int], _Prepared] = {}
 
     async def admit(self, ask: Ask) -> Verdict:
         """Take everything that ``ask`` wants, or nothing."""
-        scopes = [self._scopes.of(limits) for limits in ask.limits]
-        arguments: list[Part] = [ask.call_id, lease_us(ask.lease_seconds), len(scopes)]
-        for scope in scopes:
-            slots = -1 if scope.slots is None else scope.slots
-            request = NOTHING if scope.request is None else scope.request
-            tokens = NOTHING if scope.tokens is None else scope.tokens.take(ask.tokens)
-            arguments += (scope.name, slots, *request, *tokens)
-        arguments += (ask.epoch, ask.cost_nano)
-        _add_charges(arguments, ask)
-        return _verdict(ask, scopes, await self._run(ADMIT, ask.tenant_id, arguments))
+        prepared = self._prepared.get((ask.tenant_id, id(ask.limits), id(ask.charges)))
+        if prepared is None or not _prepared_for(prepared, ask):
+            prepared = self._prepare(ask)
+        taken = [bucket.take(ask.tokens).increment_us for bucket in prepared.tokens]
+        reply = await self._pipe.run_prepared(prepared.call, ask.call_id, ask.cost_nano, *taken, self._now_us())
+        return _verdict(ask, prepared.scopes, reply)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``.
@@ -154,10 +168,52 @@ class RedisCounterStore:
             correction = 0 if scope.tokens is None else scope.tokens.correction_us(settlement.tokens_delta)
             arguments += (scope.name, 0 if scope.slots is None else 1, correction)
 
+    def _prepare(self, ask: Ask) -> _Prepared:
+        scopes = tuple([self._scopes.of(limits) for limits in ask.limits])
+        prefix, keys = _names(ask.tenant_id)
+        arguments: list[Part] = [prefix, lease_us(ask.lease_seconds), len(scopes)]
+        for scope in scopes:
+            request = NOTHING if scope.request is None else scope.request
+            slots = -1 if scope.slots is None else scope.slots
+            arguments += (scope.name, slots, *request, -1 if scope.tokens is None else scope.tokens.capacity_us)
+        arguments.append(ask.epoch)
+        _add_charges(arguments, ask)
+        prepared = _Prepared(
+            ask.limits,
+            ask.charges,
+            ask.epoch,
+            ask.lease_seconds,
+            scopes,
+            tuple([scope.tokens for scope in scopes if scope.tokens is not None]),
+            prepare(ADMIT, keys, arguments),
+        )
+        if len(self._prepared) >= MAX_PREPARED:
+            self._prepared.clear()
+        self._prepared[(ask.tenant_id, id(ask.limits), id(ask.charges))] = prepared
+        return prepared
+
     async def _run(self, script: Script, tenant_id: str, arguments: Iterable[Part]) -> Any:
-        prefix = f"hx:{{{tenant_id}}}:"
-        now = 0 if self._clock is None else unix_us(self._clock.now())
-        return await self._pipe.run(script, (f"{prefix}money", f"{prefix}due"), (prefix, now, *arguments))
+        prefix, keys = _names(tenant_id)
+        return await self._pipe.run(script, keys, (prefix, *arguments, self._now_us()))
+
+    def _now_us(self) -> int:
+        """Return what replaces the server's time, 0 for nothing."""
+        return 0 if self._clock is None else unix_us(self._clock.now())
+
+
+def _prepared_for(prepared: _Prepared, ask: Ask) -> bool:
+    return (
+        prepared.limits is ask.limits
+        and prepared.charges is ask.charges
+        and prepared.epoch == ask.epoch
+        and prepared.lease_seconds == ask.lease_seconds
+    )
+
+
+def _names(tenant_id: str) -> tuple[str, tuple[str, str]]:
+    """Return the prefix of a tenant's keys, and those that every script is given."""
+    prefix = f"hx:{{{tenant_id}}}:"
+    return prefix, (f"{prefix}money", f"{prefix}due")
 
 
 def _add_charges(arguments: list[Part], ask: Ask) -> None:

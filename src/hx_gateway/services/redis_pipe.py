@@ -51,6 +51,21 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
+class Prepared(NamedTuple):
+    """A call of a script whose first arguments are packed: see :func:`prepare`."""
+
+    script: Script
+    parts: int
+    packed: bytes
+
+
+def prepare(script: Script, keys: Sequence[str | bytes], arguments: Sequence[Part]) -> Prepared:
+    """Pack what is the same for many calls of ``script``, for :meth:`RedisPipe.run_prepared`."""
+    parts = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+    _, _, packed = _pack(parts).partition(b"\r\n")
+    return Prepared(script, len(parts), packed)
+
+
 class RedisPipe:
     """One connection of one event loop, made with the first command and again after it was lost.
 
@@ -87,20 +102,19 @@ class RedisPipe:
         """Return the reply to one command: ``bytes``, ``int``, ``None`` or a list of them."""
         link = self._usable() or await self._connected()
         try:
-            return await self._send(link, parts)
+            return await self._send(link, _pack(parts))
         except RedisError as error:
             raise dependency_error(DISPLAY_NAME, error) from error
 
     async def run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Part]) -> Any:
         """Return what ``script`` returns; it is loaded where the server has lost it."""
-        link = self._usable() or await self._connected()
-        call = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        try:
-            return await self._send(link, call)
-        except NoScriptError:
-            return await self._load(link, script, call)
-        except RedisError as error:
-            raise dependency_error(DISPLAY_NAME, error) from error
+        return await self._run(script, _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments)))
+
+    async def run_prepared(self, prepared: Prepared, *arguments: Part) -> Any:
+        """Return what a script returns for what is prepared and these further ``arguments``, one at least."""
+        script, parts, packed = prepared
+        _, _, rest = _pack(arguments).partition(b"\r\n")
+        return await self._run(script, b"*%d\r\n%b%b" % (parts + len(arguments), packed, rest))
 
     async def close(self) -> None:
         """Drop the connection and fail all that wait; nothing is sent any more."""
@@ -112,10 +126,19 @@ class RedisPipe:
         if self._link is not None:
             self._link.fail(ConnectionResetError("closed"))
 
-    async def _load(self, link: _Link, script: Script, call: tuple[Part, ...]) -> Any:
+    async def _run(self, script: Script, call: bytes) -> Any:
+        link = self._usable() or await self._connected()
+        try:
+            return await self._send(link, call)
+        except NoScriptError:
+            return await self._load(link, script, call)
+        except RedisError as error:
+            raise dependency_error(DISPLAY_NAME, error) from error
+
+    async def _load(self, link: _Link, script: Script, call: bytes) -> Any:
         """Load and run in one go. The load's own failure shows in the run's."""
         try:
-            loading = self._send(link, ("SCRIPT", "LOAD", script.text))
+            loading = self._send(link, _pack(("SCRIPT", "LOAD", script.text)))
             loading.add_done_callback(_retrieved)
             return await self._send(link, call)
         except RedisError as error:
@@ -125,10 +148,10 @@ class RedisPipe:
         link = self._link
         return link if link is not None and not link.lost else None
 
-    def _send(self, link: _Link, parts: tuple[Part, ...]) -> asyncio.Future[Any]:
+    def _send(self, link: _Link, packed: bytes) -> asyncio.Future[Any]:
         if len(link.waiting) + self._entering >= self._max_waiting:
             raise DependencyError(DISPLAY_NAME, FailureKind.OVERLOADED)
-        return link.send(parts)
+        return link.send(packed)
 
     async def _connected(self) -> _Link:
         """Return a connection once there is one, which all that want it wait for together."""
@@ -186,23 +209,20 @@ class RedisPipe:
     async def _log_in(self, link: _Link) -> None:
         target = self._target
         if target.password:
-            await link.send(("AUTH", *filter(None, (target.username, target.password))))
+            await link.send(_pack(("AUTH", *filter(None, (target.username, target.password)))))
         if target.db:
-            await link.send(("SELECT", target.db))
+            await link.send(_pack(("SELECT", target.db)))
         # Nothing else would show a server that lets in but does not answer, or lets nobody in without a password.
-        await link.send(("PING",))
-
-
-class _Waiter(NamedTuple):
-    future: asyncio.Future[Any]
-    deadline: float
+        await link.send(_pack(("PING",)))
 
 
 class _Link(asyncio.Protocol):
     """A connection, and those who wait for its replies: the first of them gets the next one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self.waiting: deque[_Waiter] = deque()
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        # Of each that waits, when its reply is late.
+        self._deadlines: deque[float] = deque()
         self.lost = False
         self._loop = loop
         self._timeout = timeout
@@ -210,10 +230,10 @@ class _Link(asyncio.Protocol):
         self._replies = hiredis.Reader(notEnoughData=_NOT_YET)
         self._unsent: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._late: _Waiter | None = None
+        self._late: asyncio.Future[Any] | None = None
 
-    def send(self, parts: tuple[Part, ...]) -> asyncio.Future[Any]:
-        """Write a command, and return the future of its reply.
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Write a packed command, and return the future of its reply.
 
         What comes in one turn of the loop goes out together; while replies are on their way the next ones gather until
         they are there: a write to the socket costs as much as a command.
@@ -224,9 +244,10 @@ class _Link(asyncio.Protocol):
             return future
         if not self.waiting:
             self._loop.call_soon(self._flush)
-        self._unsent.append(_pack(parts))
+        self._unsent.append(packed)
         deadline = self._loop.time() + self._timeout
-        self.waiting.append(_Waiter(future, deadline))
+        self.waiting.append(future)
+        self._deadlines.append(deadline)
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._look)
         return future
@@ -240,12 +261,13 @@ class _Link(asyncio.Protocol):
             self._timer.cancel()
         self._timer = None
         self._unsent.clear()
+        self._deadlines.clear()
         waiting, self.waiting = self.waiting, deque()
-        for waiter in waiting:
-            if not waiter.future.done():
+        for future in waiting:
+            if not future.done():
                 failure = dependency_error(DISPLAY_NAME, error)
                 failure.__cause__ = error
-                waiter.future.set_exception(failure)
+                future.set_exception(failure)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport; one that is made after all was given up is dropped."""
@@ -275,7 +297,8 @@ class _Link(asyncio.Protocol):
             # Such as a server that is full says before anything is asked.
             self.fail(error or _not_understood())
             return
-        future = self.waiting.popleft().future
+        self._deadlines.popleft()
+        future = self.waiting.popleft()
         if future.done():
             return
         if error is None:
@@ -296,9 +319,9 @@ class _Link(asyncio.Protocol):
         self._timer = None
         if not self.waiting:
             return
-        oldest, now = self.waiting[0], self._loop.time()
-        if oldest.deadline > now:
-            self._timer = self._loop.call_at(oldest.deadline, self._look)
+        oldest, deadline = self.waiting[0], self._deadlines[0]
+        if deadline > self._loop.time():
+            self._timer = self._loop.call_at(deadline, self._look)
         elif self._late is not oldest:
             self._late = oldest
             self._timer = self._loop.call_later(GRACE_SECONDS, self._look)

@@ -1,22 +1,21 @@
 -- Take everything, or nothing: see CounterStore.admit.
--- Arguments: call, lease, scopes, for each: name, slots or -1, request increment or -1, capacity, token increment or
--- -1, capacity; epoch, cost, charges, for each: window, limit.
+-- Arguments, first those that are the same for many calls: lease, scopes, for each: name, slots or -1, request increment
+-- or -1, capacity, capacity of tokens or -1; epoch, charges, for each: window, limit. Then: call, cost, and for each
+-- scope that counts tokens their increment.
 -- Returns outcome, now, place of what refused (from 0) or -1, left there, cold windows, requests, tokens, money left.
-local call, lease = argument(), number()
+local lease = number()
 local scopes = {}
 for place = 1, number() do
-  scopes[place] = {
-    name = argument(), slots = number(),
-    q = number(), q_capacity = number(), k = number(), k_capacity = number(),
-  }
+  scopes[place] = { name = argument(), slots = number(), q = number(), q_capacity = number(), k_capacity = number() }
 end
-local epoch, cost = argument(), number()
-local charges, fields = {}, { 'i:' .. call, 'x:' .. call }
+local epoch = argument()
+local charges = {}
 for place = 1, number() do
-  local window = argument()
-  charges[place] = { window = window, limit = number() }
-  fields[#fields + 1] = 'p:' .. window
-  fields[#fields + 1] = 'r:' .. window
+  charges[place] = { window = argument(), limit = number() }
+end
+local call, cost = argument(), number()
+for _, scope in ipairs(scopes) do
+  scope.k = scope.k_capacity >= 0 and number() or -1
 end
 
 if #charges > 0 and not in_epoch(epoch) then
@@ -29,6 +28,11 @@ end
 local known = mark == 'a'
 local money = {}
 if #charges > 0 then
+  local fields = { 'i:' .. call, 'x:' .. call }
+  for _, charge in ipairs(charges) do
+    fields[#fields + 1] = 'p:' .. charge.window
+    fields[#fields + 1] = 'r:' .. charge.window
+  end
   local values = redis.call('HMGET', MONEY, unpack(fields))
   known = known or values[1] ~= false
   if values[2] and not known then

@@ -1,6 +1,6 @@
 -- What all scripts of a tenant begin with.
 -- KEYS[1]: the tenant's money (hash). KEYS[2]: what is due there (sorted set). ARGV[1]: the prefix of its other keys.
--- ARGV[2]: the time in microseconds, or 0 for the server's.
+-- The last argument: the time in microseconds, or 0 for the server's.
 --
 -- Money, fields: e epoch; p:<window> posted; r:<window> reserved; i:<call> an open reservation and x:<call> a lapsed
 -- one, both "amount|window|window". Due, members: i:<call>, x:<call>, w:<window> by the moment they are due; the empty
@@ -10,7 +10,7 @@
 -- All numbers are whole and below 2^53, which doubles hold exactly. Keys expire by the server's clock only to be tidy:
 -- whatever is decided compares moments.
 local MONEY, DUE, PREFIX = KEYS[1], KEYS[2], ARGV[1]
-local now = tonumber(ARGV[2])
+local now = tonumber(ARGV[#ARGV])
 if now == 0 then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -23,7 +23,7 @@ local LAPSED_US = 48 * HOUR_US
 local WINDOW_US = 40 * DAY_US
 local LONGEST_US = 315576000000000
 
-local next_argument = 2
+local next_argument = 1
 local function argument()
   next_argument = next_argument + 1
   return ARGV[next_argument]

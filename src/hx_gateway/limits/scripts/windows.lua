@@ -1,6 +1,6 @@
 -- Return posted and reserved of windows, nil where one is cold: see CounterStore.windows. Arguments: windows.
 local fields = {}
-for place = 3, #ARGV do
+for place = 2, #ARGV - 1 do
   fields[#fields + 1] = 'p:' .. ARGV[place]
   fields[#fields + 1] = 'r:' .. ARGV[place]
 end
