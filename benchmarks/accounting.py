@@ -35,7 +35,7 @@ RESULT = OUT / "accounting.json"
 LEAST_RATIO = 0.70
 WARM_UP_SECONDS = 1.0
 # Enough that the gateway's core is not idle while a store, which shares the other core, keeps some of them waiting.
-CONNECTIONS = 64
+CONNECTIONS = 128
 # Far above what a round uses: what is measured is counting, not refusing.
 PLENTY = 900_000_000
 ACCOUNTED = {

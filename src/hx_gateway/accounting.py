@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -140,10 +141,6 @@ class Accounting:
             logs=self._logs,
         )
         redis = self._redis
-
-        def append(payload: bytes) -> int:
-            return journal.append(CALLS, payload, 1)
-
         return Meter(
             stream_id=journal.stream,
             process=memory if shared is None else None,
@@ -151,7 +148,7 @@ class Accounting:
             local=LocalShares(memory, lambda: instances.count) if instances is not None else None,
             shared_healthy=(lambda: redis.sample.healthy) if redis is not None else None,
             ledger=ledger,
-            append=append,
+            append=partial(journal.append, CALLS, rows=1),
             drained=lambda: drain.flush(DRAIN_SECONDS),
             options=MeterOptions(
                 mode=self._settings.limits_mode,

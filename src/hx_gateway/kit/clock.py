@@ -23,9 +23,8 @@ class SystemClock:
         """Return aware UTC time."""
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        """Return seconds that never step back."""
-        return time.monotonic()
+    # Seconds that never step back.
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running loop."""

@@ -55,3 +55,9 @@ class EventIds:
         """Return the upper and the lower 64 bits of a new id of ``unix_ms`` (milliseconds since 1970)."""
         number = self._next()
         return unix_ms << 16 | 0x7000 | number & 0xFFF, 0x8000000000000000 | number & 0x3FFFFFFFFFFFFFFF
+
+
+def uuid_text(upper: int, lower: int) -> str:
+    """Return a UUID's canonical form of 36 characters, from its two halves of 64 bits."""
+    text = f"{upper:016x}{lower:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

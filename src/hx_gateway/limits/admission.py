@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from hx_gateway.allowances import ScopeKind, ScopeLimits
 from hx_gateway.limits.authority import Term
 from hx_gateway.limits.calls import CallAsk
-from hx_gateway.limits.headers import rate_headers
+from hx_gateway.limits.headers import Header, rate_headers
 from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Settlement, Verdict
 from hx_gateway.limits.records import CallFacts
 from hx_gateway.limits.refusals import decision_refusal
@@ -41,7 +41,7 @@ class Admission(msgspec.Struct, kw_only=True):
     reserved_nano: int = 0
     admitted_us: int = 0
     left_nano: tuple[int, ...] = ()
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    headers: Sequence[Header] = ()
     decision: bytes = b"{}"
     place: Place = Place.NOWHERE
     epoch: int = 0

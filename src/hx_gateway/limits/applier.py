@@ -101,7 +101,7 @@ FROM {GATEWAY_SCHEMA}.spend_logs WHERE call_id = {_IDS} ORDER BY call_id FOR UPD
 """
 _CORRECT = f"""
 UPDATE {GATEWAY_SCHEMA}.spend_logs AS kept SET ({_SPEND_COLUMNS}) = (
-    SELECT {_SPEND_COLUMNS} FROM json_populate_record(NULL::{GATEWAY_SCHEMA}.spend_logs, {_JSON.format('$2')})
+    SELECT {_SPEND_COLUMNS} FROM json_populate_record(NULL::{GATEWAY_SCHEMA}.spend_logs, {_JSON.format("$2")})
 ) WHERE kept.call_id = $1::text::uuid
 """
 _ERROR_COLUMNS = (
@@ -223,32 +223,28 @@ async def _reserve(connection: Any, effect: BatchEffect, calls: Sequence[str]) -
 
 async def _spend(connection: Any, spends: Sequence[Done], options: LogOptions) -> tuple[Postings, list[Done]]:
     """Keep ends of calls; return what they add to the sums, and those that count: not the second end of a call."""
-    rows = {done.facts.call_id: spend_row(done) for done in spends}
-    kept = [row for row in rows.values() if options.spend_logs or row.charges]
+    kept = [spend_row(done) for done in spends if options.spend_logs or done.facts.charges]
     new = await connection.fetchval(_SPEND, to_json(kept), len(kept)) if kept else None
-    known = set() if new is None else {row.call_id for row in kept}.difference(new)
+    known: set[str] = set() if new is None else {row.call_id for row in kept}.difference(new)
     postings = Postings()
-    for call_id, row in rows.items():
-        if call_id not in known:
+    for row in kept:
+        if row.call_id not in known:
             postings.add(row)
-    second = known
     if known:
-        second = known.difference(
-            await _correct(connection, {call_id: rows[call_id] for call_id in rows if call_id in known}, postings)
-        )
-    return postings, [done for done in spends if done.facts.call_id not in second]
+        known -= await _correct(connection, {row.call_id: row for row in kept if row.call_id in known}, postings)
+    return postings, [done for done in spends if done.facts.call_id not in known]
 
 
-async def _correct(connection: Any, rows: Mapping[str, SpendRow], postings: Postings) -> list[str]:
+async def _correct(connection: Any, rows: Mapping[str, SpendRow], postings: Postings) -> set[str]:
     """Replace the ends that are estimates; return whose they were."""
-    corrected = []
+    corrected: set[str] = set()
     for before in await connection.fetch(_LOCK_SPENT, ",".join(rows)):
         row = rows[before["call_id"]]
         if gives_way(before["settled_by"], row.settled_by):
             await connection.execute(_CORRECT, before["call_id"], to_json(row))
             postings.add(_Before(**before), -1)
             postings.add(row)
-            corrected.append(before["call_id"])
+            corrected.add(before["call_id"])
     if corrected:
         await connection.execute(_FORGET_ERRORS, ",".join(corrected))
     return corrected

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hx_gateway.allowances import ScopeLimits
+from hx_gateway.allowances import Rate, ScopeLimits
 from hx_gateway.limits.model import RateState, Verdict
 
 MILLISECOND_US = 1_000
@@ -16,27 +16,30 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 
 
-def rate_headers(limits: Sequence[ScopeLimits], verdict: Verdict) -> dict[str, str]:
+Header = tuple[bytes, bytes]
+
+_OF_REQUESTS, _OF_TOKENS = (
+    tuple([f"x-ratelimit-{what}-{unit}".encode("ascii") for what in ("limit", "remaining", "reset")])
+    for unit in ("requests", "tokens")
+)
+
+
+def rate_headers(limits: Sequence[ScopeLimits], verdict: Verdict) -> list[Header]:
     """Return the headers of the scope with the least left, of requests and of tokens; none where there is no limit.
 
     ``remaining`` is what could be used at once; ``limit`` is what a minute allows.
     """
-    headers: dict[str, str] = {}
-    requests = tokens = None
-    limit_requests = limit_tokens = None
+    requests = tokens = limit_requests = limit_tokens = None
     for scope, of_requests, of_tokens in zip(limits, verdict.requests, verdict.tokens, strict=False):
         if of_requests is not None and (requests is None or _tighter(of_requests, requests)):
             requests, limit_requests = of_requests, scope.requests
         if of_tokens is not None and (tokens is None or _tighter(of_tokens, tokens)):
             tokens, limit_tokens = of_tokens, scope.tokens
+    headers: list[Header] = []
     if requests is not None and limit_requests is not None:
-        headers["x-ratelimit-limit-requests"] = str(limit_requests.per_minute)
-        headers["x-ratelimit-remaining-requests"] = str(requests.left)
-        headers["x-ratelimit-reset-requests"] = duration_text(requests.full_in_us)
+        _add(headers, _OF_REQUESTS, limit_requests, requests)
     if tokens is not None and limit_tokens is not None:
-        headers["x-ratelimit-limit-tokens"] = str(limit_tokens.per_minute)
-        headers["x-ratelimit-remaining-tokens"] = str(tokens.left)
-        headers["x-ratelimit-reset-tokens"] = duration_text(tokens.full_in_us)
+        _add(headers, _OF_TOKENS, limit_tokens, tokens)
     return headers
 
 
@@ -58,3 +61,10 @@ def duration_text(microseconds: int) -> str:
 def _tighter(state: RateState, than: RateState) -> bool:
     """Return whether a bucket has less left than another one; of two that have the same, takes longer to be full."""
     return (state.left, -state.full_in_us) < (than.left, -than.full_in_us)
+
+
+def _add(headers: list[Header], names: Sequence[bytes], rate: Rate, state: RateState) -> None:
+    limit, remaining, reset = names
+    headers.append((limit, b"%d" % rate.per_minute))
+    headers.append((remaining, b"%d" % state.left))
+    headers.append((reset, duration_text(state.full_in_us).encode("ascii")))

@@ -145,7 +145,7 @@ class CallJournal:
     def _must_write(self, payload: bytes) -> None:
         try:
             # In the order of events.
-            if self.write_again():
+            if not self._unwritten or self.write_again():
                 self._write(payload)
                 return
         except (JournalRefused, JournalClosed):

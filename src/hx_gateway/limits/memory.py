@@ -14,7 +14,7 @@ from hx_gateway.limits import gcra
 from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import OPEN, SECOND_US, TenantMoney
 from hx_gateway.limits.scopes import Scope, Scopes
-from hx_gateway.limits.verdicts import PASSED, Refusal, lease_us, verdict_of
+from hx_gateway.limits.verdicts import Refusal, admitted, lease_us, verdict_of
 from hx_gateway.limits.windows import NEVER_US
 
 # How long a call without charges is remembered when it is never settled, and one that must not begin any more.
@@ -130,7 +130,7 @@ class MemoryCounterStore:
         if requests is None or tokens is None or money is None:
             return _verdict(tenant, ask, now, scopes, _refusal(tenant, ask, scopes, now))
         _take(tenant, ask, scopes, now, requests, tokens)
-        return verdict_of(ask, now, PASSED, scopes, requests=requests, tokens=tokens, money=money)
+        return admitted(now, scopes, requests, tokens, money)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
@@ -322,16 +322,13 @@ def _take(
 
 def _verdict(tenant: _Tenant, ask: Ask, now: int, scopes: Sequence[Scope], refusal: Refusal | None = None) -> Verdict:
     """Return the verdict on an ask that changes nothing (any more)."""
-    money, rates = tenant.money, tenant.rates
-    return verdict_of(
-        ask,
-        now,
-        refusal or PASSED,
-        scopes,
-        requests=[rates.get(scope.request_key, 0) for scope in scopes],
-        tokens=[rates.get(scope.token_key, 0) for scope in scopes],
-        money=[] if money is None else [money.left(charge) for charge in ask.charges],
-    )
+    rates = tenant.rates
+    requests = [rates.get(scope.request_key, 0) for scope in scopes]
+    tokens = [rates.get(scope.token_key, 0) for scope in scopes]
+    money = [] if tenant.money is None else [tenant.money.left(charge) for charge in ask.charges]
+    if refusal is None:
+        return admitted(now, scopes, requests, tokens, money)
+    return verdict_of(ask, now, refusal, scopes, requests=requests, tokens=tokens, money=money)
 
 
 def _refusal(tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int) -> Refusal | None:

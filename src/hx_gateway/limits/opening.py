@@ -58,6 +58,11 @@ class WindowOpening:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._probes = count(1)
 
+    def opened(self, budgets: Sequence[Budget], term: Term) -> tuple[Charge, ...] | None:
+        """Return what a call that begins now is charged to, or ``None`` where the store may not know all of it."""
+        charges = charges_for(budgets, self._authority_clock.now_us())
+        return charges if self._all_open(charges, term) else None
+
     async def charges(
         self, store: CounterStore, tenant_id: str, budgets: Sequence[Budget], term: Term
     ) -> tuple[Charge, ...]:
@@ -68,10 +73,10 @@ class WindowOpening:
         for _ in range(MOST_PROBES):
             if self._authority.term is not term:
                 raise TermOver
-            charges = charges_for(budgets, self._authority_clock.now_us())
-            if self._all_open(charges, term):
+            charges = self.opened(budgets, term)
+            if charges is not None:
                 return charges
-            await self.open(store, tenant_id, charges, term)
+            await self.open(store, tenant_id, charges_for(budgets, self._authority_clock.now_us()), term)
         raise BudgetUnknown
 
     async def open(self, store: CounterStore, tenant_id: str, charges: Sequence[Charge], term: Term) -> None:

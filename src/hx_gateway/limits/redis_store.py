@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
+from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
 from hx_gateway.allowances import ScopeLimits
@@ -14,7 +15,7 @@ from hx_gateway.limits.gcra import Bucket
 from hx_gateway.limits.model import Ask, Charge, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import LAPSE_BATCH
 from hx_gateway.limits.scopes import Scope, Scopes
-from hx_gateway.limits.verdicts import Refusal, lease_us, verdict_of
+from hx_gateway.limits.verdicts import Refusal, admitted, lease_us, verdict_of
 from hx_gateway.limits.windows import TOTAL
 from hx_gateway.services.redis_pipe import Part, Prepared, RedisPipe, Script, prepare
 
@@ -59,6 +60,8 @@ class _Prepared(NamedTuple):
     # Of the scopes that count tokens.
     tokens: tuple[Bucket, ...]
     call: Prepared
+    # Takes apart the reply of a call that is admitted.
+    numbers: Callable[[bytes], tuple[int, ...]]
 
 
 class RedisCounterStore:
@@ -82,6 +85,17 @@ class RedisCounterStore:
             prepared = self._prepare(ask)
         taken = [bucket.take(ask.tokens).increment_us for bucket in prepared.tokens]
         reply = await self._pipe.run_prepared(prepared.call, ask.call_id, ask.cost_nano, *taken, self._now_us())
+        if isinstance(reply, bytes):
+            now, *numbers = prepared.numbers(reply)
+            scopes = prepared.scopes
+            after_requests, after_tokens = len(scopes), 2 * len(scopes)
+            return admitted(
+                now,
+                scopes,
+                numbers[:after_requests],
+                numbers[after_requests:after_tokens],
+                numbers[after_tokens:],
+            )
         return _verdict(ask, prepared.scopes, reply)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
@@ -186,6 +200,7 @@ class RedisCounterStore:
             scopes,
             tuple([scope.tokens for scope in scopes if scope.tokens is not None]),
             prepare(ADMIT, keys, arguments),
+            Struct(f">{1 + 2 * len(scopes) + len(ask.charges)}q").unpack,
         )
         if len(self._prepared) >= MAX_PREPARED:
             self._prepared.clear()
@@ -228,8 +243,11 @@ def _verdict(ask: Ask, scopes: Sequence[Scope], reply: list[Any]) -> Verdict:
         return Verdict(outcome=outcome, now_us=now)
     if outcome is Outcome.COLD:
         return Verdict(outcome=outcome, now_us=now, cold=tuple(key.decode() for key in reply[4]))
+    requests, tokens, money = reply[5:]
+    if outcome is Outcome.ADMITTED:
+        return admitted(now, scopes, requests, tokens, money)
     refusal = Refusal(outcome, reply[2], reply[3])
-    return verdict_of(ask, now, refusal, scopes, requests=reply[5], tokens=reply[6], money=reply[7])
+    return verdict_of(ask, now, refusal, scopes, requests=requests, tokens=tokens, money=money)
 
 
 def _cut(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -106,7 +106,7 @@ def _over_rate(ask: Ask, verdict: Verdict) -> RateLimited:
                 f"and this call needs {ask.tokens}"
             )
     headers = {
-        **rate_headers(ask.limits, verdict),
+        **_headers(ask, verdict),
         "retry-after": str(max(1, -(-wait_us // SECOND_US))),
         "retry-after-ms": str(max(1, -(-wait_us // MILLISECOND_US))),
     }
@@ -118,7 +118,7 @@ def _too_large(ask: Ask, verdict: Verdict) -> RateLimited:
     return RateLimited(
         f"{_owner(scope)} is limited to {_rate(scope, 'tokens')} tokens a minute, and this call alone needs "
         f"{ask.tokens}: shorten the prompt or ask for fewer tokens.",
-        headers=rate_headers(ask.limits, verdict),
+        headers=_headers(ask, verdict),
         should_retry=False,
     )
 
@@ -129,7 +129,7 @@ def _over_budget(ask: Ask, verdict: Verdict) -> QuotaExceeded:
         f"The {_NAMES[budget.kind]} {budget.owner_id!r} has a budget of ${usd_text(budget.limit_nano)}{_per(budget)}; "
         f"${usd_text(verdict.left)} is left, and this call may cost up to ${usd_text(ask.cost_nano)}. "
         f"{_reset(budget, from_unix_us(verdict.now_us))}",
-        headers=rate_headers(ask.limits, verdict),
+        headers=_headers(ask, verdict),
     )
 
 
@@ -142,6 +142,10 @@ def decision_refusal(ask: Ask, verdict: Verdict) -> dict[str, Any]:
         return {"by": str(verdict.outcome)}
     scope = ask.limits[verdict.refused_by]
     return {"by": str(verdict.outcome), "kind": str(scope.kind), "id": scope.id, "left": verdict.left}
+
+
+def _headers(ask: Ask, verdict: Verdict) -> dict[str, str]:
+    return {name.decode("ascii"): value.decode("ascii") for name, value in rate_headers(ask.limits, verdict)}
 
 
 def _owner(scope: ScopeLimits) -> str:

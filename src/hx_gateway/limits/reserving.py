@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -49,7 +49,7 @@ class Reserving:
         authority_clock: AuthorityClock,
         counts: MeterCounts,
         lease_seconds: float,
-        on_touch: Callable[[str, tuple[str, ...], int], None],
+        on_touch: Callable[[str, Sequence[str], int], None],
     ) -> None:
         self._stores = stores
         self._ledger = ledger
@@ -68,7 +68,7 @@ class Reserving:
         """Reserve what ``call`` may cost, or raise as ``Meter.admit`` does."""
         try:
             for _ in range(MOST_TERMS):
-                term = await self._authority.ready()
+                term = self._authority.term or await self._authority.ready()
                 admit = self._admit_in_ledger if term.authority is Authority.POSTGRES else self._admit_in_store
                 try:
                     return await admit(call, limits, budgets, term, mode)
@@ -113,13 +113,14 @@ class Reserving:
         self, call: CallAsk, limits: tuple[ScopeLimits, ...], budgets: tuple[Budget, ...], term: Term, mode: str
     ) -> Admission:
         store, place = self._stores.of(term)
-        charges = await self._opening.charges(store, call.tenant_id, budgets, term)
-        if self._authority.term is not term:
-            raise TermOver
+        charges = self._opening.opened(budgets, term)
+        if charges is None:
+            charges = await self._opening.charges(store, call.tenant_id, budgets, term)
+            if self._authority.term is not term:
+                raise TermOver
         ask = ask_of(call, limits, charges, epoch=term.epoch, lease_seconds=self._lease_seconds)
-        keys = tuple(charge.key for charge in charges)
         # Of those that are refused too: what the dead left behind may be in their way.
-        self._on_touch(call.tenant_id, keys, term.epoch)
+        self._on_touch(call.tenant_id, [charge.key for charge in charges], term.epoch)
         doubt = _Doubt()
         try:
             verdict = await self._ask(store.admit, ask, doubt)

@@ -19,9 +19,6 @@ class Refusal(NamedTuple):
     left: int = 0
 
 
-PASSED = Refusal(Outcome.ADMITTED, -1)
-
-
 def lease_us(seconds: float) -> int:
     """Return a lease in microseconds."""
     return int(seconds * SECOND_US)
@@ -37,29 +34,46 @@ def verdict_of(
     tokens: Sequence[int],
     money: Sequence[int],
 ) -> Verdict:
-    """Return the verdict of a store in which the buckets of ``scopes`` and the budgets are so after the ask."""
+    """Return the verdict of a store that refuses, with the buckets of ``scopes`` and the budgets as they are."""
+    outcome, place, _ = refusal
+    request_states, token_states = _states(scopes, now, requests, tokens)
+    return Verdict(
+        outcome=outcome,
+        now_us=now,
+        refused_by=place,
+        retry_after_us=_retry_after(ask, now, outcome, scopes, requests, tokens),
+        left=_left(refusal, request_states, token_states),
+        requests=request_states,
+        tokens=token_states,
+        money=tuple([max(0, left) for left in money]),
+    )
+
+
+def admitted(
+    now: int, scopes: Sequence[Scope], requests: Sequence[int], tokens: Sequence[int], money: Sequence[int]
+) -> Verdict:
+    """Return the verdict of a store that admits: the buckets of ``scopes`` and the budgets are so after the ask."""
+    request_states, token_states = _states(scopes, now, requests, tokens)
+    return Verdict(
+        outcome=Outcome.ADMITTED,
+        now_us=now,
+        requests=request_states,
+        tokens=token_states,
+        # Of a call that is asked for again, others may have used up what was left.
+        money=tuple([max(0, left) for left in money]),
+    )
+
+
+def _states(
+    scopes: Sequence[Scope], now: int, requests: Sequence[int], tokens: Sequence[int]
+) -> tuple[tuple[RateState | None, ...], tuple[RateState | None, ...]]:
     request_states: list[RateState | None] = []
     token_states: list[RateState | None] = []
     for scope, request_tat, token_tat in zip(scopes, requests, tokens, strict=True):
         of_requests, of_tokens = scope.requests, scope.tokens
         request_states.append(None if of_requests is None else of_requests.state(request_tat, now))
         token_states.append(None if of_tokens is None else of_tokens.state(token_tat, now))
-    outcome, place, left = refusal
-    if outcome is Outcome.ADMITTED:
-        retry_after = 0
-    else:
-        retry_after = _retry_after(ask, now, outcome, scopes, requests, tokens)
-        left = _left(refusal, request_states, token_states)
-    return Verdict(
-        outcome=outcome,
-        now_us=now,
-        refused_by=place,
-        retry_after_us=retry_after,
-        left=left,
-        requests=tuple(request_states),
-        tokens=tuple(token_states),
-        money=tuple([max(0, left) for left in money]),
-    )
+    return tuple(request_states), tuple(token_states)
 
 
 def _left(refusal: Refusal, requests: Sequence[RateState | None], tokens: Sequence[RateState | None]) -> int:

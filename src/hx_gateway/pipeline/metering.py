@@ -15,7 +15,7 @@ from hx_gateway.allowances import Allowance
 from hx_gateway.errors import Forbidden, Unavailable
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
 from hx_gateway.journal.errors import JournalRefused
-from hx_gateway.kit.ids import EventIds
+from hx_gateway.kit.ids import EventIds, uuid_text
 from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused, UsageSource
 from hx_gateway.limits.meter import Meter
@@ -50,8 +50,7 @@ class MeteringOptions:
     shadow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
+class _Size(msgspec.Struct, frozen=True, gc=False):
     """What a request brings along: its text in bytes, its images, and how many tokens each of them may count as."""
 
     text_bytes: int
@@ -200,9 +199,7 @@ class CallMetering:
     @staticmethod
     def _take(ctx: Context, admission: Admission) -> None:
         ctx.admission = admission
-        ctx.response_headers += [
-            (name.encode("ascii"), value.encode("ascii")) for name, value in admission.headers.items()
-        ]
+        ctx.response_headers += admission.headers
 
     def _capped(self, ctx: Context, call: ModelRequest) -> ModelRequest:
         if call.operation is Operation.EMBEDDING or call.max_tokens is not None:
@@ -250,8 +247,7 @@ class CallMetering:
 
     def _new_id(self) -> str:
         upper, lower = self._ids.next(self._now_ms())
-        text = f"{upper:016x}{lower:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return uuid_text(upper, lower)
 
 
 class Settling:
@@ -345,9 +341,9 @@ class RefusalRecorder:
 
 
 def _size(call: ModelRequest, deployment: Deployment) -> _Size:
-    size = sum(len(value) for value in call.body.values())
-    messages = call.body.get(MESSAGES)
-    images = images_in(bytes(messages)) if messages is not None and b"image" in bytes(messages) else NO_IMAGES
+    size = sum(map(len, call.body.values()))
+    messages = bytes(call.body.get(MESSAGES, b""))
+    images = images_in(messages) if b"image" in messages else NO_IMAGES
     return _Size(size - images.inline_bytes, images.count, image_tokens(deployment.model))
 
 

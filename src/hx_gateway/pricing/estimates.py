@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -19,8 +20,7 @@ _PARTS = (b"image_url", b"input_image")
 _ESCAPED_ASCII = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 
 
-@dataclass(frozen=True, slots=True)
-class UpperBound:
+class UpperBound(msgspec.Struct, frozen=True, gc=False):
     """The most tokens that a request can use: a token is at least a byte of its text."""
 
     input_tokens: int
@@ -79,6 +79,7 @@ def images_in(messages: bytes) -> Images:
     return Images(len(links), sum(len(link) for link in links if link.startswith("data:")))
 
 
+@lru_cache(maxsize=1024)
 def image_tokens(model: str) -> int:
     """Return the most tokens that ``model``, the name that its server knows, counts an image as."""
     name = model.rpartition("/")[2]

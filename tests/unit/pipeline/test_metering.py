@@ -43,7 +43,7 @@ class OneMeter:
         self.asked.append(call)
         if self._refuses is not None:
             raise self._refuses
-        return Admission(call=call, reserved_nano=call.cost_nano, headers={"x-ratelimit-limit-requests": "7"})
+        return Admission(call=call, reserved_nano=call.cost_nano, headers=[(b"x-ratelimit-limit-requests", b"7")])
 
     def sent(self, admission: Admission, deployment: str, provider: str) -> None:
         if self._full:

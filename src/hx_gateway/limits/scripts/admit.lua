@@ -2,7 +2,8 @@
 -- Arguments, first those that are the same for many calls: lease, scopes, for each: name, slots or -1, request increment
 -- or -1, capacity, capacity of tokens or -1; epoch, charges, for each: window, limit. Then: call, cost, and for each
 -- scope that counts tokens their increment.
--- Returns outcome, now, place of what refused (from 0) or -1, left there, cold windows, requests, tokens, money left.
+-- Returns outcome, now, place of what refused (from 0), left there, cold windows, requests, tokens, money left; of a call
+-- that is admitted one text: now, requests, tokens and money left as big-endian whole numbers of 64 bits.
 local lease = number()
 local scopes = {}
 for place = 1, number() do
@@ -59,8 +60,17 @@ end
 local function answer(outcome, place, left)
   return { outcome, now, place, left, {}, requests, tokens, money }
 end
+local function admitted()
+  local numbers = { now }
+  for _, list in ipairs({ requests, tokens, money }) do
+    for _, value in ipairs(list) do
+      numbers[#numbers + 1] = value
+    end
+  end
+  return struct.pack('>' .. string.rep('i8', #numbers), unpack(numbers))
+end
 if known then
-  return answer('admitted', -1, 0)
+  return admitted()
 end
 
 for place, scope in ipairs(scopes) do
@@ -120,4 +130,4 @@ if #charges > 0 then
 elseif #scopes > 0 then
   set_mark(call, 'a', math.max(MARK_US, lease))
 end
-return answer('admitted', -1, 0)
+return admitted()
