@@ -29,3 +29,8 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running loop."""
         await asyncio.sleep(seconds)
+
+
+def system_us() -> int:
+    """Return the machine's wall time, in microseconds since 1970."""
+    return time.time_ns() // 1000

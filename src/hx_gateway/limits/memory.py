@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.clock import Clock, system_us
 from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits import gcra
 from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
@@ -108,7 +109,7 @@ class MemoryCounterStore:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.share = 1
-        self._clock = clock or SystemClock()
+        self._now_us = system_us if clock is None else partial(_us, clock)
         self._tenants: dict[str, _Tenant] = {}
         self._scopes = Scopes()
         self._prune_at = PRUNE_SIZE
@@ -219,9 +220,6 @@ class MemoryCounterStore:
         if money is not None:
             money.repost(posted)
 
-    def _now_us(self) -> int:
-        return unix_us(self._clock.now())
-
     def _tenant(self, tenant_id: str, now_us: int) -> _Tenant:
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
@@ -249,6 +247,10 @@ class MemoryCounterStore:
                 key = scope.token_key
                 correction = scope.tokens.correction_us(settlement.tokens_delta)
                 tenant.rates[key] = gcra.corrected(tenant.rates.get(key, 0), now, correction)
+
+
+def _us(clock: Clock) -> int:
+    return unix_us(clock.now())
 
 
 def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
