@@ -18,6 +18,7 @@ from hx_gateway.http.client_address import ClientAddresses
 from hx_gateway.http.drain import Drain, Flight
 from hx_gateway.http.errors import INTERNAL, error_reply
 from hx_gateway.kit.ids import REQUEST_ID, new_request_id
+from hx_gateway.kit.turns import next_turn
 from hx_gateway.pipeline.context import BrokenReply, Context, Reply
 from hx_gateway.pipeline.routes import ANYONE, ErrorShape, RouteSpec
 from hx_gateway.pipeline.stage import GatewayPipeline
@@ -132,11 +133,14 @@ class PipelineBridge:
                 raise
         finally:
             exchange.release()
-            self._drain.leave(flight)
-            self._in_flight.dec()
-            for failure in await ctx.finish(ending):
-                self._log.error("finisher_failed", request_id=ctx.request_id, exc_info=failure)
-            self._sink.emit(_record(exchange, ending))
+            try:
+                await next_turn()
+            finally:
+                self._drain.leave(flight)
+                self._in_flight.dec()
+                for failure in await ctx.finish(ending):
+                    self._log.error("finisher_failed", request_id=ctx.request_id, exc_info=failure)
+                self._sink.emit(_record(exchange, ending))
 
     async def _answer(self, ctx: Context, exchange: _Exchange) -> Ending:
         try:

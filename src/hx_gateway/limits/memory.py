@@ -43,7 +43,8 @@ class _Slots(dict[str, int]):
     def take(self, call_id: str, expires_us: int) -> None:
         """Give a call a slot until then."""
         self[call_id] = expires_us
-        self.earliest = min(self.earliest, expires_us)
+        if expires_us < self.earliest:
+            self.earliest = expires_us
 
     def clear_old(self, now_us: int) -> None:
         """Forget leases that ran out; looked through only when one may have."""
@@ -123,7 +124,7 @@ class MemoryCounterStore:
         known = _known(tenant, ask, now)
         if known is not None and known.outcome is not Outcome.ADMITTED:
             return known
-        scopes = [self._scopes.of(limits, self.share) for limits in ask.limits]
+        scopes = self._scopes.all_of(ask.limits, self.share)
         if known is not None:
             return _verdict(tenant, ask, now, scopes)
         requests, tokens = _after(tenant, ask, scopes, now)
@@ -265,8 +266,8 @@ def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
         return Verdict(outcome=Outcome.ADMITTED, now_us=now)
     if ask.call_id in money.lapsed:
         return Verdict(outcome=Outcome.STALE, now_us=now)
-    cold = tuple(charge.key for charge in ask.charges if charge.key not in money.posted)
-    return Verdict(outcome=Outcome.COLD, now_us=now, cold=cold) if cold else None
+    cold = [charge.key for charge in ask.charges if charge.key not in money.posted]
+    return Verdict(outcome=Outcome.COLD, now_us=now, cold=tuple(cold)) if cold else None
 
 
 def _after(
@@ -295,12 +296,19 @@ def _after(
 
 
 def _left_after(tenant: _Tenant, ask: Ask) -> list[int] | None:
-    """Return what is left of each budget after an ask; nothing where one of them is short."""
+    """Return what is left of each budget after an ask, whose windows are known; nothing where one of them is short."""
     money = tenant.money
     if money is None or not ask.charges:
         return []
-    left = [money.left(charge) - ask.cost_nano for charge in ask.charges]
-    return None if min(left) < 0 else left
+    posted, reserved, cost = money.posted, money.reserved, ask.cost_nano
+    left = []
+    for charge in ask.charges:
+        key = charge.key
+        rest = charge.budget.limit_nano - posted[key] - reserved[key] - cost
+        if rest < 0:
+            return None
+        left.append(rest)
+    return left
 
 
 def _take(

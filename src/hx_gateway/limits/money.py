@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from hx_gateway.limits.model import Charge, Lapsed, WindowSeed, WindowState
 from hx_gateway.limits.windows import TOTAL
 
@@ -21,8 +23,7 @@ LAPSE_BATCH = 200
 OPEN, LAPSED, WINDOW = "i:", "x:", "w:"
 
 
-@dataclass(slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, gc=False):
     """What a call holds in each of its windows, in nano-dollars."""
 
     amount: int
@@ -48,8 +49,9 @@ class TenantMoney:
         """Hold ``amount`` in each window for a call that holds nothing yet."""
         self.open[call_id] = Reservation(amount, windows)
         self.due[OPEN + call_id] = expires_us
+        reserved = self.reserved
         for window in windows:
-            self.reserved[window] = self.reserved.get(window, 0) + amount
+            reserved[window] = reserved.get(window, 0) + amount
 
     def raise_to(self, call_id: str, amount: int) -> None:
         """Bring a reservation up to ``amount``."""

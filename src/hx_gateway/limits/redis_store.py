@@ -183,7 +183,7 @@ class RedisCounterStore:
             arguments += (scope.name, 0 if scope.slots is None else 1, correction)
 
     def _prepare(self, ask: Ask) -> _Prepared:
-        scopes = tuple([self._scopes.of(limits) for limits in ask.limits])
+        scopes = self._scopes.all_of(ask.limits)
         prefix, keys = _names(ask.tenant_id)
         arguments: list[Part] = [prefix, lease_us(ask.lease_seconds), len(scopes)]
         for scope in scopes:

@@ -34,6 +34,7 @@ class Scopes:
 
     def __init__(self) -> None:
         self._known: dict[int, Scope] = {}
+        self._together: dict[int, tuple[tuple[ScopeLimits, ...], int, tuple[Scope, ...]]] = {}
 
     def of(self, limits: ScopeLimits, share: int = 1) -> Scope:
         """Return the scope of ``limits``, or of a part of them: each of ``share`` processes counts one by itself."""
@@ -44,6 +45,17 @@ class Scopes:
             self._known.clear()
         scope = self._known[id(limits)] = _scope(limits, share)
         return scope
+
+    def all_of(self, limits: tuple[ScopeLimits, ...], share: int = 1) -> tuple[Scope, ...]:
+        """Return the scopes that a call is counted in, which are the same object from call to call too."""
+        known = self._together.get(id(limits))
+        if known is not None and known[0] is limits and known[1] == share:
+            return known[2]
+        if len(self._together) >= MAX_SCOPES:
+            self._together.clear()
+        scopes = tuple([self.of(scope, share) for scope in limits])
+        self._together[id(limits)] = (limits, share, scopes)
+        return scopes
 
 
 def _scope(limits: ScopeLimits, share: int) -> Scope:

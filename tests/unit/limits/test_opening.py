@@ -36,9 +36,11 @@ class Keeper:
 class Scene:
     """An opening, and all that is around it."""
 
-    def __init__(self, *, since: timedelta = timedelta()) -> None:
+    def __init__(self, *, since: timedelta = timedelta(), ahead: float = 0.0) -> None:
         self.clock, self.ledger = HandClock(), Ledger()
-        self.store = FrailStore(self.clock)
+        clock_of_store = HandClock() if ahead else self.clock
+        clock_of_store.elapsed += ahead
+        self.store = FrailStore(clock_of_store)
         self.term = Term(epoch=1, authority=Authority.REDIS, since_us=unix_us(START + since))
         self.keeper = Keeper(self.term)
         self.time = AuthorityClock(self.clock)
@@ -117,9 +119,7 @@ async def test_a_window_that_began_within_the_margin_does() -> None:
 
 
 async def test_the_store_says_what_day_it_is() -> None:
-    scene = Scene()
-    scene.store._clock = HandClock()
-    scene.store._clock.elapsed = 86_400.0
+    scene = Scene(ahead=86_400.0)
     assert await scene.charges(DAILY) == ["bg-2:2026-11-26"]
 
 

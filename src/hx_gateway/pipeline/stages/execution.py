@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from types import coroutine
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from hx_gateway.errors import HXError, UpstreamFailed
 from hx_gateway.kit.money import usd_text
+from hx_gateway.kit.turns import next_turn
 from hx_gateway.pipeline.context import CallState, Context, Reply
 from hx_gateway.pipeline.model_call import note_failure, relay_call, request_headers
 from hx_gateway.pipeline.upstream_answers import answer_for_failure, answer_for_status
@@ -66,13 +66,17 @@ class ExecutionStage:
         ctx.deployment = deployment
         if self._metering is None:
             return await self._call(ctx, ctx.call, deployment)
-        await _let_others_come_along()
+        await next_turn()
         ctx.call = await self._metering.admit(ctx, ctx.call, deployment)
-        await _let_others_come_along()
+        await next_turn()
         self._metering.sent(ctx, deployment)
+        await next_turn()
         reply = await self._call(ctx, ctx.call, deployment)
-        if isinstance(reply.body, bytes) and (cost := self._metering.cost_of(ctx)) is not None:
-            reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
+        if isinstance(reply.body, bytes):
+            await next_turn()
+            cost = self._metering.cost_of(ctx)
+            if cost is not None:
+                reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
         return reply
 
     async def _call(self, ctx: Context, call: ModelRequest, deployment: Deployment) -> Reply:
@@ -82,20 +86,6 @@ class ExecutionStage:
             ctx.translation = EMBEDDING_INPUT_TO_PROMPT
             return await _embed(ctx, call, deployment, upstream)
         return await relay_call(ctx, call, deployment, upstream)
-
-
-async def _let_others_come_along() -> None:
-    """Let those who arrived with this request do what it did so far.
-
-    The processor then has at hand what the next step needs, for all of them. See the figures in benchmarks/README.md.
-    """
-    await _next_turn()
-
-
-@coroutine
-def _next_turn() -> Generator[None, None, None]:
-    """Do what ``asyncio.sleep(0)`` does, in one step less."""
-    yield
 
 
 async def _embed(ctx: Context, call: ModelRequest, deployment: Deployment, upstream: Upstream) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hx_gateway.errors import UnsupportedMedia
+from hx_gateway.kit.turns import next_turn
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.pipeline.routes import BodyRule
 
@@ -28,6 +29,7 @@ class ValidationStage:
             return None
         check_media(ctx)
         if route.decoder is not None:
+            await next_turn()
             ctx.decoded = route.decoder(await ctx.body.read(route.body_limit or self._limit))
         return None
 
