@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
-from hx_gateway.allowances import ScopeKind, ScopeLimits
+from hx_gateway.allowances import ScopeLimits
 from hx_gateway.limits.authority import Term
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.headers import Header, rate_headers
-from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Settlement, Verdict
+from hx_gateway.limits.model import Ask, Charge, Settlement, Verdict
 from hx_gateway.limits.records import CallFacts
-from hx_gateway.limits.refusals import decision_refusal
 
 
 class Place(StrEnum):
@@ -113,47 +111,8 @@ def ask_of(
     )
 
 
-class LimitSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A scope that was looked at: what it allows a minute, and what was left after the ask."""
-
-    kind: ScopeKind
-    id: str
-    rpm: int | None = None
-    requests_left: int | None = None
-    tpm: int | None = None
-    tokens_left: int | None = None
-    max_parallel: int | None = None
-
-
-class BudgetSeen(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A window of a budget that was looked at, in nano-dollars: what was asked of it, and left after the ask."""
-
-    id: str
-    kind: ScopeKind
-    owner: str
-    window: str
-    limit_nano: int
-    asked_nano: int
-    left_nano: int | None = None
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What was looked at and what was left of it, for the record of decisions.
-
-    ``mode``: ``enforce`` or ``shadow``. ``counted_by``: who counted. ``refused`` is there when something refused.
-    """
-
-    mode: str
-    counted_by: str
-    outcome: Outcome
-    epoch: int = 0
-    limits: tuple[LimitSeen, ...] = ()
-    budgets: tuple[BudgetSeen, ...] = ()
-    refused: Mapping[str, Any] | None = None
-
-
-def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: Decision) -> Admission:
-    """Return the admission of an ask that passed."""
+def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, decision: bytes) -> Admission:
+    """Return the admission of an ask that passed; ``decision`` is what was looked at."""
     return Admission(
         call=call,
         limits=ask.limits,
@@ -162,44 +121,7 @@ def admission_of(call: CallAsk, ask: Ask, verdict: Verdict, *, place: Place, dec
         admitted_us=verdict.now_us,
         left_nano=verdict.money,
         headers=rate_headers(ask.limits, verdict),
-        decision=as_json(decision),
+        decision=decision,
         place=place,
         epoch=ask.epoch,
     )
-
-
-def decision_of(ask: Ask, verdict: Verdict, *, mode: str, counted_by: str, epoch: int = 0) -> Decision:
-    """Return what was looked at before a verdict."""
-    outcome = verdict.outcome
-    return Decision(
-        mode=mode,
-        counted_by=counted_by,
-        outcome=outcome,
-        epoch=epoch,
-        limits=tuple([_limit_seen(scope, verdict, index) for index, scope in enumerate(ask.limits)]),
-        budgets=tuple([_budget_seen(charge, ask, verdict, index) for index, charge in enumerate(ask.charges)]),
-        refused=None if outcome is Outcome.ADMITTED else decision_refusal(ask, verdict),
-    )
-
-
-def _limit_seen(scope: ScopeLimits, verdict: Verdict, index: int) -> LimitSeen:
-    requests, tokens = _at(verdict.requests, index), _at(verdict.tokens, index)
-    rpm = requests_left = tpm = tokens_left = None
-    if scope.requests is not None and requests is not None:
-        rpm, requests_left = scope.requests.per_minute, requests.left
-    if scope.tokens is not None and tokens is not None:
-        tpm, tokens_left = scope.tokens.per_minute, tokens.left
-    return LimitSeen(scope.kind, scope.id, rpm, requests_left, tpm, tokens_left, scope.parallel)
-
-
-def _budget_seen(charge: Charge, ask: Ask, verdict: Verdict, index: int) -> BudgetSeen:
-    budget, money = charge.budget, verdict.money
-    left = money[index] if index < len(money) else None
-    return BudgetSeen(budget.id, budget.kind, budget.owner_id, charge.window, budget.limit_nano, ask.cost_nano, left)
-
-
-def _at(states: tuple[RateState | None, ...], index: int) -> RateState | None:
-    return states[index] if index < len(states) else None
-
-
-as_json = msgspec.json.Encoder().encode

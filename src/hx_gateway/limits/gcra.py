@@ -8,7 +8,8 @@ error is less than a microsecond a take.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from hx_gateway.allowances import Rate
 from hx_gateway.limits.model import RateState
@@ -18,7 +19,7 @@ MINUTE_US = 60_000_000
 LONGEST_US = 315_576_000_000_000
 
 
-class Take(NamedTuple):
+class Take(msgspec.Struct, frozen=True, gc=False):
     """What some units are to a bucket: the time that refills them, and the time that refills all of it."""
 
     increment_us: int
@@ -34,7 +35,7 @@ class Take(NamedTuple):
 NEVER = Take(1, 0)
 
 
-class Bucket(NamedTuple):
+class Bucket(msgspec.Struct, frozen=True, gc=False):
     """What of a rate is the same for each take: ``units`` that it holds, refilled by ``per_minute`` / ``share``.
 
     ``capacity_us`` is the time that refills it, ``whole_us`` that of all of the parts that it is one of.

@@ -10,8 +10,9 @@ from uuid import UUID
 from hx_gateway.journal.errors import JournalClosed, JournalRefused
 from hx_gateway.kit.clock import Clock
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits.admission import Admission, as_json
+from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
+from hx_gateway.limits.decisions import as_json
 from hx_gateway.limits.model import Lapsed
 from hx_gateway.limits.records import DONE, LAPSED, CallFacts, Done, Refused, Sent, encode
 

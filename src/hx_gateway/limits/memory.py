@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +23,7 @@ MARK_US = 3600 * SECOND_US
 PRUNE_SIZE = 2_000
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """A call that is remembered by itself: one that counts no money, or that must not begin (``refused``)."""
 
     refused: bool

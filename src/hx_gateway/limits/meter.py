@@ -20,11 +20,12 @@ from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.errors import HXError
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
-from hx_gateway.limits.admission import Admission, Place, admission_of, as_json, ask_of, decision_of
+from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of
 from hx_gateway.limits.authority import AuthorityKeeper, AuthorityOptions
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused
 from hx_gateway.limits.clock import AuthorityClock
 from hx_gateway.limits.counts import MeterCounts
+from hx_gateway.limits.decisions import Decisions, as_json, decision_of
 from hx_gateway.limits.durable import DurableLedger, EpochState
 from hx_gateway.limits.endings import Endings
 from hx_gateway.limits.journaling import CallJournal
@@ -134,6 +135,7 @@ class Meter:
             on_touch=self._reconciling.touch,
         )
         self._open: dict[str, Admission] = {}
+        self._decisions = Decisions()
         self._told: dict[tuple[str, str], None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger()
@@ -257,12 +259,14 @@ class Meter:
     async def _admit_rates(self, call: CallAsk, limits: tuple[ScopeLimits, ...]) -> Admission:
         ask = ask_of(call, limits, lease_seconds=self._options.lease)
         verdict, place = await self._count(ask)
-        decision = decision_of(ask, verdict, mode=self._mode(call), counted_by=str(place))
+        mode, counted_by = self._mode(call), place.value
         if verdict.outcome is Outcome.ADMITTED:
-            return admission_of(call, ask, verdict, place=place, decision=decision)
+            seen = self._decisions.admitted(ask, verdict, mode=mode, counted_by=counted_by)
+            return admission_of(call, ask, verdict, place=place, decision=seen)
+        decision = decision_of(ask, verdict, mode=mode, counted_by=counted_by)
         self.counts.refuse(verdict.outcome)
         error = refusal_of(ask, verdict, decision)
-        if self._mode(call) != "shadow":
+        if mode != "shadow":
             raise error
         self._would_refuse(call, error)
         return Admission(call=call, admitted_us=verdict.now_us, decision=as_json(decision))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from struct import Struct
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from hx_gateway.allowances import ScopeLimits
 from hx_gateway.kit.clock import Clock
@@ -49,7 +51,7 @@ WINDOWS = load_script("windows")
 REPOST = load_script("repost")
 
 
-class _Prepared(NamedTuple):
+class _Prepared(msgspec.Struct, frozen=True, gc=False):
     """What of an ask is the same for many calls. It keeps limits and charges: their identity is nobody else's."""
 
     limits: tuple[ScopeLimits, ...]
@@ -187,7 +189,7 @@ class RedisCounterStore:
         prefix, keys = _names(ask.tenant_id)
         arguments: list[Part] = [prefix, lease_us(ask.lease_seconds), len(scopes)]
         for scope in scopes:
-            request = NOTHING if scope.request is None else scope.request
+            request = NOTHING if scope.request is None else (scope.request.increment_us, scope.request.capacity_us)
             slots = -1 if scope.slots is None else scope.slots
             arguments += (scope.name, slots, *request, -1 if scope.tokens is None else scope.tokens.capacity_us)
         arguments.append(ask.epoch)

@@ -34,7 +34,7 @@ _PERIODS = {Period.DAY: "day", Period.WEEK: "week", Period.MONTH: "month"}
 class RateLimited(HXError):
     """Over a limit of requests, tokens or calls at once. ``retry-after`` and ``retry-after-ms`` say when it passes.
 
-    ``explanation``, in all refusals: what was looked at, as in :func:`~hx_gateway.limits.admission.decision_of`.
+    ``explanation``, in all refusals: what was looked at, as in :func:`~hx_gateway.limits.decisions.decision_of`.
     """
 
     status = 429

@@ -9,11 +9,12 @@ import msgspec
 
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.kit.clock import Clock
-from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of, decision_of
+from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of
 from hx_gateway.limits.authority import AuthorityKeeper, Term, TermOver
 from hx_gateway.limits.calls import CallAsk
 from hx_gateway.limits.clock import AuthorityClock
 from hx_gateway.limits.counts import MeterCounts
+from hx_gateway.limits.decisions import Decisions, decision_of
 from hx_gateway.limits.durable import Authority, DurableLedger
 from hx_gateway.limits.endings import Endings
 from hx_gateway.limits.model import Ask, Outcome, Verdict
@@ -61,6 +62,7 @@ class Reserving:
         self._counts = counts
         self._lease_seconds = lease_seconds
         self._on_touch = on_touch
+        self._decisions = Decisions()
 
     async def admit(
         self, call: CallAsk, limits: tuple[ScopeLimits, ...], budgets: tuple[Budget, ...], *, mode: str
@@ -169,10 +171,12 @@ class Reserving:
 
     def _judge(self, call: CallAsk, ask: Ask, verdict: Verdict, term: Term, *, place: Place, mode: str) -> Admission:
         """Return the admission that a verdict comes to, or raise the refusal."""
-        decision = decision_of(ask, verdict, mode=mode, counted_by=str(term.authority), epoch=term.epoch)
+        counted_by, epoch = term.authority.value, term.epoch
         if verdict.outcome is Outcome.ADMITTED:
-            return admission_of(call, ask, verdict, place=place, decision=decision)
+            seen = self._decisions.admitted(ask, verdict, mode=mode, counted_by=counted_by, epoch=epoch)
+            return admission_of(call, ask, verdict, place=place, decision=seen)
         self._counts.refuse(verdict.outcome)
+        decision = decision_of(ask, verdict, mode=mode, counted_by=counted_by, epoch=epoch)
         raise refusal_of(ask, verdict, decision)
 
     async def _ask(self, ask_it: Callable[[Ask], Awaitable[Verdict]], ask: Ask, doubt: _Doubt) -> Verdict:

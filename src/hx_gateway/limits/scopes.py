@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from hx_gateway.allowances import ScopeLimits
 from hx_gateway.limits.gcra import Bucket, Take, bucket_of
@@ -11,7 +11,7 @@ from hx_gateway.limits.gcra import Bucket, Take, bucket_of
 MAX_SCOPES = 10_000
 
 
-class Scope(NamedTuple):
+class Scope(msgspec.Struct, frozen=True, gc=False):
     """What of a scope is the same for each ask while ``share`` is.
 
     ``name`` is its name in every store, ``slots`` how many of its calls may go on at once, ``request`` what one takes

@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple, assert_never
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from hx_gateway.allowances import Budget, Period
 from hx_gateway.kit.epochs import UNIX_EPOCH, from_unix_us, unix_us
 from hx_gateway.limits.model import Charge
@@ -29,7 +31,7 @@ class Window(NamedTuple):
     end: datetime | None
 
 
-class _Charged(NamedTuple):
+class _Charged(msgspec.Struct, frozen=True, gc=False):
     """What calls under ``budgets`` are charged to, from ``start_us`` until before ``end_us``."""
 
     budgets: Sequence[Budget]

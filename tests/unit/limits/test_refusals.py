@@ -9,7 +9,7 @@ import pytest
 
 from hx_gateway.allowances import Period, Rate, ScopeKind, ScopeLimits
 from hx_gateway.kit.epochs import unix_us
-from hx_gateway.limits.admission import Decision
+from hx_gateway.limits.decisions import Decision
 from hx_gateway.limits.model import Ask, Charge, Outcome, RateState, Verdict
 from hx_gateway.limits.refusals import BudgetUnknown, QuotaExceeded, RateLimited, decision_in, refusal_of
 from tests.unit.limits.stand_ins import BUDGET, START
