@@ -65,6 +65,8 @@ def _tighter(state: RateState, than: RateState) -> bool:
 
 def _add(headers: list[Header], names: Sequence[bytes], rate: Rate, state: RateState) -> None:
     limit, remaining, reset = names
-    headers.append((limit, b"%d" % rate.per_minute))
-    headers.append((remaining, b"%d" % state.left))
-    headers.append((reset, duration_text(state.full_in_us).encode("ascii")))
+    headers += (
+        (limit, b"%d" % rate.per_minute),
+        (remaining, b"%d" % state.left),
+        (reset, duration_text(state.full_in_us).encode("ascii")),
+    )

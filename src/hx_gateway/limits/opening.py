@@ -55,13 +55,20 @@ class WindowOpening:
         self._settle = settle
         self._epoch = 0
         self._open: set[str] = set()
+        # What was found open in this epoch, by its identity: a key's charges are the same object while its windows are.
+        self._found: dict[int, tuple[Charge, ...]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._probes = count(1)
 
     def opened(self, budgets: Sequence[Budget], term: Term) -> tuple[Charge, ...] | None:
         """Return what a call that begins now is charged to, or ``None`` where the store may not know all of it."""
         charges = charges_for(budgets, self._authority_clock.now_us())
-        return charges if self._all_open(charges, term) else None
+        if self._found.get(id(charges)) is charges and self._epoch == term.epoch:
+            return charges
+        if not self._all_open(charges, term):
+            return None
+        self._found[id(charges)] = charges
+        return charges
 
     async def charges(
         self, store: CounterStore, tenant_id: str, budgets: Sequence[Budget], term: Term
@@ -93,9 +100,10 @@ class WindowOpening:
                 raise BudgetUnknown from None
 
     def _all_open(self, charges: Sequence[Charge], term: Term) -> bool:
-        if self._epoch != term.epoch or len(self._open) > MOST_REMEMBERED:
+        if self._epoch != term.epoch or max(len(self._open), len(self._found)) > MOST_REMEMBERED:
             self._epoch = term.epoch
             self._open.clear()
+            self._found.clear()
         return self._open.issuperset([charge.key for charge in charges])
 
     async def _try(self, store: CounterStore, tenant_id: str, charges: tuple[Charge, ...], term: Term) -> None:

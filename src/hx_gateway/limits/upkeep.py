@@ -176,12 +176,16 @@ class Reconciling:
             self._epoch = epoch
             self._touched.clear()
             self._seen.clear()
+        known = self._touched
+        few = len(known) < MOST_WINDOWS // 2
         for key in keys:
-            # The last ones stay.
-            touched = self._touched.pop(key, None) or _Touched(tenant_id)
+            touched = known.get(key)
+            if touched is None or not few:
+                # The last ones stay.
+                touched = known.pop(key, None) or _Touched(tenant_id)
+                known[key] = touched
             touched.moves += 1
-            self._touched[key] = touched
-        while len(self._touched) > MOST_WINDOWS:
+        while len(known) > MOST_WINDOWS:
             del self._touched[next(iter(self._touched))]
 
     def moved(self, keys: Sequence[str]) -> None:

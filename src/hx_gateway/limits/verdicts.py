@@ -11,6 +11,10 @@ from hx_gateway.limits.money import SECOND_US
 from hx_gateway.limits.scopes import Scope
 
 
+# A member of an enumeration costs several times as much to look up as a name of a module.
+ADMITTED = Outcome.ADMITTED
+
+
 class Refusal(NamedTuple):
     """Why an ask does not pass; see :class:`Verdict`."""
 
@@ -54,13 +58,12 @@ def admitted(
 ) -> Verdict:
     """Return the verdict of a store that admits: the buckets of ``scopes`` and the budgets are so after the ask."""
     request_states, token_states = _states(scopes, now, requests, tokens)
+    for place, left in enumerate(money):
+        if left < 0:
+            # Of a call that is asked for again: others have used up what was left.
+            money = [*money[:place], 0, *money[place + 1 :]]
     return Verdict(
-        outcome=Outcome.ADMITTED,
-        now_us=now,
-        requests=request_states,
-        tokens=token_states,
-        # Of a call that is asked for again, others may have used up what was left.
-        money=tuple([max(0, left) for left in money]),
+        outcome=ADMITTED, now_us=now, requests=request_states, tokens=token_states, money=tuple(money)
     )
 
 
@@ -69,10 +72,11 @@ def _states(
 ) -> tuple[tuple[RateState | None, ...], tuple[RateState | None, ...]]:
     request_states: list[RateState | None] = []
     token_states: list[RateState | None] = []
-    for scope, request_tat, token_tat in zip(scopes, requests, tokens, strict=True):
-        of_requests, of_tokens = scope.requests, scope.tokens
-        request_states.append(None if of_requests is None else of_requests.state(request_tat, now))
-        token_states.append(None if of_tokens is None else of_tokens.state(token_tat, now))
+    for place, scope in enumerate(scopes):
+        bucket = scope.requests
+        request_states.append(None if bucket is None else bucket.state(requests[place], now))
+        bucket = scope.tokens
+        token_states.append(None if bucket is None else bucket.state(tokens[place], now))
     return tuple(request_states), tuple(token_states)
 
 

@@ -16,6 +16,8 @@ from hx_gateway.limits.model import Charge
 TOTAL = "total"
 # Current windows that are remembered; there are some hundred zones that people live in.
 MAX_REMEMBERED = 1_000
+# Callers whose charges are remembered.
+MAX_CHARGED = 50_000
 
 # Later than any moment.
 NEVER_US = 2**63
@@ -75,7 +77,7 @@ class WindowCalendar:
         at = from_unix_us(at_us)
         windows = [self.window_of(budget.period, budget.time_zone, at) for budget in budgets]
         charges = tuple([Charge(budget, window.id) for budget, window in zip(budgets, windows, strict=True)])
-        if len(self._charges) >= MAX_REMEMBERED:
+        if len(self._charges) >= MAX_CHARGED:
             self._charges.clear()
         start_us = max((unix_us(window.start) for window in windows), default=0)
         end_us = min((unix_us(window.end) for window in windows if window.end is not None), default=NEVER_US)
