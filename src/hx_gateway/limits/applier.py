@@ -7,7 +7,7 @@ budgets, reservations, spend rows, days; within a table by primary key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -277,7 +277,7 @@ async def _note_errors(connection: Any, records: Iterable[Done | Refused], optio
 
 
 async def _add_days(connection: Any, postings: Postings) -> None:
-    rows = [key._asdict() | asdict(sums) for key, sums in postings.days.items() if sums.any()]
+    rows = [key._asdict() | msgspec.structs.asdict(sums) for key, sums in postings.days.items() if sums.any()]
     if rows:
         await connection.execute(_ADD_DAYS, to_json(rows))
 

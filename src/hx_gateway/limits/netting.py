@@ -116,8 +116,7 @@ class DayKey(NamedTuple):
     model: str
 
 
-@dataclass(slots=True)
-class DaySums:
+class DaySums(msgspec.Struct, gc=False):
     """What is added to a day's row."""
 
     requests: int = 0
@@ -125,6 +124,14 @@ class DaySums:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_nano: int = 0
+
+    def take(self, other: DaySums) -> None:
+        """Add what another one adds."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cost_nano += other.cost_nano
 
     def any(self) -> bool:
         """Return whether it changes anything."""
@@ -165,17 +172,28 @@ class Postings:
     """What spend rows add to the sums that are kept of them: by a window's key its cost, by day and caller the rest."""
 
     windows: dict[str, int] = field(default_factory=dict)
-    days: dict[DayKey, DaySums] = field(default_factory=dict)
+    # By what identifies a caller in its rows, and the date.
+    _callers: dict[tuple[str, date, str, str | None, str | None, str], DaySums] = field(default_factory=dict)
+
+    @property
+    def days(self) -> dict[DayKey, DaySums]:
+        """The sums by the days' own keys."""
+        days: dict[DayKey, DaySums] = {}
+        for (tenant_id, day, *names), sums in self._callers.items():
+            days.setdefault(DayKey(tenant_id, day, *map(_name, names)), DaySums()).take(sums)
+        return days
 
     def add(self, row: Posted, sign: int = 1) -> None:
         """Count a spend row, or take it back (-1)."""
         cost = sign * row.cost_nano
         for charge in row.charges:
             self.windows[charge] = self.windows.get(charge, 0) + cost
-        key = _day_key(row)
-        day = self.days.get(key)
+        at = row.admitted_at
+        date = at.date() if at.tzinfo is UTC else at.astimezone(UTC).date()
+        key = (row.tenant_id, date, row.key_id, row.team_id, row.user_id, row.model)
+        day = self._callers.get(key)
         if day is None:
-            day = self.days[key] = DaySums()
+            day = self._callers[key] = DaySums()
         day.requests += sign
         day.errors += sign * is_error(row.status, row.ending)
         day.prompt_tokens += sign * row.prompt_tokens
@@ -228,7 +246,7 @@ class SpendRow(msgspec.Struct, frozen=True, gc=False):
 
 def spend_row(done: Done) -> SpendRow:
     """Return the row of ``spend_logs``."""
-    facts = done.facts
+    facts, status = done.facts, done.status
     return SpendRow(
         facts.call_id,
         facts.request_id,
@@ -241,7 +259,7 @@ def spend_row(done: Done) -> SpendRow:
         done.model or facts.model,
         done.upstream,
         done.provider,
-        _status(done.status),
+        status if 0 <= status <= MAX_STATUS else _status(status),
         done.ending,
         done.error_code,
         facts.stream,
@@ -325,12 +343,6 @@ def _status(status: int) -> int:
 def _duration(done: Done) -> float:
     """Return milliseconds as a finite number: what is compared with NaN is not greater."""
     return min(max(0.0, done.duration_ms), MAX_DURATION_MS)
-
-
-def _day_key(row: Posted) -> DayKey:
-    at = row.admitted_at
-    day = at.date() if at.tzinfo is UTC else at.astimezone(UTC).date()
-    return DayKey(row.tenant_id, day, _name(row.key_id), _name(row.team_id), _name(row.user_id), _name(row.model))
 
 
 def _name(text: str | None) -> str:

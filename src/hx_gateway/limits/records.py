@@ -136,10 +136,15 @@ def decode_batch(payloads: Sequence[bytes]) -> list[CallRecord]:
 
     Most calls are that short, and to decode is most of what a batch costs. Raises ``ValueError`` as :func:`decode`.
     """
-    ends = [decode(payload) for payload in payloads if payload[1:2] not in (_RETIRED, _BEGUN)]
+    ends, begun = [], []
+    for payload in payloads:
+        kind = payload[1:2]
+        if kind == _BEGUN:
+            begun.append(payload)
+        elif kind != _RETIRED:
+            ends.append(decode(payload))
     ended = {call_id_of(record).encode("ascii") for record in ends}
-    begun = [payload for payload in payloads if payload[1:2] == _BEGUN and _first_id(payload) not in ended]
-    return [*map(decode, begun), *ends]
+    return [*(decode(payload) for payload in begun if _first_id(payload) not in ended), *ends]
 
 
 def _first_id(payload: bytes) -> bytes:

@@ -10,7 +10,6 @@ from hx_gateway.limits.model import Ask, Outcome, RateState, Verdict
 from hx_gateway.limits.money import SECOND_US
 from hx_gateway.limits.scopes import Scope
 
-
 # A member of an enumeration costs several times as much to look up as a name of a module.
 ADMITTED = Outcome.ADMITTED
 
