@@ -64,8 +64,11 @@ class Bucket(msgspec.Struct, frozen=True, gc=False):
         """Return how much is left, in whole units, and when it is full again."""
         full_in = tat_us - now_us if tat_us > now_us else 0
         left = (self.capacity_us - full_in) * self.per_minute // (MINUTE_US * self.share)
-        units = self.units
-        return RateState(left=0 if left < 0 else min(left, units), full_in_us=full_in)
+        if left < 0:
+            left = 0
+        elif left > self.units:
+            left = self.units
+        return RateState(left=left, full_in_us=full_in)
 
     def correction_us(self, units: int) -> int:
         """Return what ``units`` more (or fewer: negative) than were taken are to the bucket; see :func:`corrected`."""
@@ -100,7 +103,9 @@ def wait_us(tat_us: int, now_us: int, take: Take) -> int:
 
 def taken(tat_us: int, now_us: int, take: Take) -> int:
     """Return the bucket after ``take``."""
-    return max(now_us, tat_us) + take.increment_us
+    if tat_us < now_us:
+        tat_us = now_us
+    return tat_us + take.increment_us
 
 
 def corrected(tat_us: int, now_us: int, correction_us: int) -> int:

@@ -11,8 +11,8 @@ import msgspec
 from hx_gateway.kit.clock import Clock, system_us
 from hx_gateway.kit.epochs import unix_us
 from hx_gateway.limits import gcra
-from hx_gateway.limits.model import Ask, Lapsed, Outcome, Settlement, Verdict, WindowSeed, WindowState
-from hx_gateway.limits.money import OPEN, SECOND_US, TenantMoney
+from hx_gateway.limits.model import Ask, Lapsed, Outcome, RateState, Settlement, Verdict, WindowSeed, WindowState
+from hx_gateway.limits.money import SECOND_US, TenantMoney
 from hx_gateway.limits.scopes import Scope, Scopes
 from hx_gateway.limits.verdicts import Refusal, admitted, lease_us, verdict_of
 from hx_gateway.limits.windows import NEVER_US
@@ -21,6 +21,10 @@ from hx_gateway.limits.windows import NEVER_US
 MARK_US = 3600 * SECOND_US
 # Rates, slots and marks of a tenant, and tenants, are looked through when there are this many, and twice as many then.
 PRUNE_SIZE = 2_000
+
+
+# A member of an enumeration costs several times as much to look up as a name of a module.
+ADMITTED, STALE = Outcome.ADMITTED, Outcome.STALE
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -118,20 +122,16 @@ class MemoryCounterStore:
         """Take everything that ``ask`` wants, or nothing."""
         now = self._now_us()
         tenant = self._tenant(ask.tenant_id, now)
-        if ask.charges and tenant.in_epoch(ask.epoch) is None:
-            return Verdict(outcome=Outcome.STALE, now_us=now)
-        known = _known(tenant, ask, now)
-        if known is not None and known.outcome is not Outcome.ADMITTED:
-            return known
+        if ask.charges and (tenant.money is None or tenant.money.epoch != ask.epoch):
+            return Verdict(outcome=STALE, now_us=now)
         scopes = self._scopes.all_of(ask.limits, self.share)
+        known = _known(tenant, ask, now)
         if known is not None:
-            return _verdict(tenant, ask, now, scopes)
-        requests, tokens = _after(tenant, ask, scopes, now)
-        money = _left_after(tenant, ask)
-        if requests is None or tokens is None or money is None:
+            return _verdict(tenant, ask, now, scopes) if known.outcome is ADMITTED else known
+        taken, money = _after(tenant, ask, scopes, now), _left_after(tenant, ask)
+        if taken is None or money is None:
             return _verdict(tenant, ask, now, scopes, _refusal(tenant, ask, scopes, now))
-        _take(tenant, ask, scopes, now, requests, tokens)
-        return admitted(now, scopes, requests, tokens, money)
+        return _take(tenant, ask, scopes, now, taken, money)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
@@ -143,7 +143,7 @@ class MemoryCounterStore:
         money = tenant.in_epoch(ask.epoch)
         held = None if money is None else money.open.get(ask.call_id)
         if money is None or held is None:
-            return Verdict(outcome=Outcome.STALE, now_us=now)
+            return Verdict(outcome=STALE, now_us=now)
         more = ask.cost_nano - held.amount
         if more > 0:
             refusal = _budget_refusal(money, ask, more)
@@ -161,7 +161,7 @@ class MemoryCounterStore:
         now = self._now_us()
         for settlement in settlements:
             tenant = self._tenant(settlement.tenant_id, now)
-            mark = tenant.mark(settlement.call_id, now)
+            mark = tenant.mark(settlement.call_id, now) if tenant.marks else None
             known = mark is not None and not mark.refused
             if known:
                 del tenant.marks[settlement.call_id]
@@ -178,9 +178,10 @@ class MemoryCounterStore:
         for ask in asks:
             expires = now + lease_us(ask.lease_seconds)
             if ask.charges:
-                if tenant.money is None or ask.call_id not in tenant.money.open:
+                held = None if tenant.money is None else tenant.money.open.get(ask.call_id)
+                if held is None:
                     continue
-                tenant.money.due[OPEN + ask.call_id] = expires
+                held.expires_us = expires
             else:
                 mark = tenant.mark(ask.call_id, now)
                 if mark is None or mark.refused:
@@ -238,8 +239,7 @@ class MemoryCounterStore:
         self._prune_at = max(PRUNE_SIZE, 2 * len(self._tenants))
 
     def _release(self, tenant: _Tenant, settlement: Settlement, now: int, *, correct: bool) -> None:
-        for limits in settlement.limits:
-            scope = self._scopes.of(limits, self.share)
+        for scope in self._scopes.all_of(settlement.limits, self.share):
             leases = tenant.slots.get(scope.name)
             if leases is not None and leases.pop(settlement.call_id, None) is not None and not leases:
                 del tenant.slots[scope.name]
@@ -255,43 +255,39 @@ def _us(clock: Clock) -> int:
 
 def _known(tenant: _Tenant, ask: Ask, now: int) -> Verdict | None:
     """Return the verdict on an ask that is not new, or whose windows are cold: ``ADMITTED`` once more, or a refusal."""
-    mark = tenant.mark(ask.call_id, now)
+    call_id, money = ask.call_id, tenant.money
+    mark = tenant.mark(call_id, now) if tenant.marks else None
     if mark is not None:
-        return Verdict(outcome=Outcome.STALE if mark.refused else Outcome.ADMITTED, now_us=now)
-    money = tenant.money
+        return Verdict(outcome=STALE if mark.refused else ADMITTED, now_us=now)
     if money is None or not ask.charges:
         return None
-    if ask.call_id in money.open:
-        return Verdict(outcome=Outcome.ADMITTED, now_us=now)
-    if ask.call_id in money.lapsed:
-        return Verdict(outcome=Outcome.STALE, now_us=now)
+    if call_id in money.open:
+        return Verdict(outcome=ADMITTED, now_us=now)
+    if call_id in money.lapsed:
+        return Verdict(outcome=STALE, now_us=now)
     cold = [charge.key for charge in ask.charges if charge.key not in money.posted]
     return Verdict(outcome=Outcome.COLD, now_us=now, cold=tuple(cold)) if cold else None
 
 
-def _after(
-    tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int
-) -> tuple[list[int], list[int]] | tuple[None, None]:
-    """Return the buckets of requests and of tokens after an ask; none where something of a scope is short."""
+def _after(tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int) -> list[tuple[int, int]] | None:
+    """Return the buckets of requests and of tokens of each scope after an ask; nothing where one of them is short."""
     rates = tenant.rates
-    requests: list[int] = []
-    tokens: list[int] = []
+    taken: list[tuple[int, int]] = []
     for scope in scopes:
         if scope.slots is not None and tenant.look(scope.name, now) >= scope.slots:
-            return None, None
+            return None
         request_tat = token_tat = 0
         if scope.request is not None:
             request_tat = gcra.taken(rates.get(scope.request_key, 0), now, scope.request)
             if request_tat - now > scope.request.capacity_us:
-                return None, None
+                return None
         if scope.tokens is not None:
             take = scope.tokens.take(ask.tokens)
             token_tat = gcra.taken(rates.get(scope.token_key, 0), now, take)
             if token_tat - now > take.capacity_us:
-                return None, None
-        requests.append(request_tat)
-        tokens.append(token_tat)
-    return requests, tokens
+                return None
+        taken.append((request_tat, token_tat))
+    return taken
 
 
 def _left_after(tenant: _Tenant, ask: Ask) -> list[int] | None:
@@ -311,22 +307,32 @@ def _left_after(tenant: _Tenant, ask: Ask) -> list[int] | None:
 
 
 def _take(
-    tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int, requests: Sequence[int], tokens: Sequence[int]
-) -> None:
-    """Take what :func:`_after` found to be there."""
+    tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int, taken: Sequence[tuple[int, int]], left: list[int]
+) -> Verdict:
+    """Take what :func:`_after` and :func:`_left_after` found to be there, and say what is there then."""
     expires = now + lease_us(ask.lease_seconds)
     rates = tenant.rates
-    for scope, request_tat, token_tat in zip(scopes, requests, tokens, strict=True):
-        if scope.request is not None:
+    requests: list[RateState | None] = []
+    tokens: list[RateState | None] = []
+    for scope, (request_tat, token_tat) in zip(scopes, taken, strict=True):
+        of_requests, of_tokens = scope.requests, scope.tokens
+        if of_requests is None:
+            requests.append(None)
+        else:
             rates[scope.request_key] = request_tat
-        if scope.tokens is not None:
+            requests.append(of_requests.state(request_tat, now))
+        if of_tokens is None:
+            tokens.append(None)
+        else:
             rates[scope.token_key] = token_tat
+            tokens.append(of_tokens.state(token_tat, now))
         if scope.slots is not None:
             tenant.hold(scope.name, ask.call_id, expires)
     if ask.charges and tenant.money is not None:
         tenant.money.reserve(ask.call_id, ask.cost_nano, tuple([charge.key for charge in ask.charges]), expires)
     elif ask.limits:
         tenant.marks[ask.call_id] = Mark(refused=False, expires_us=max(now + MARK_US, expires))
+    return Verdict(outcome=ADMITTED, now_us=now, requests=tuple(requests), tokens=tuple(tokens), money=tuple(left))
 
 
 def _verdict(tenant: _Tenant, ask: Ask, now: int, scopes: Sequence[Scope], refusal: Refusal | None = None) -> Verdict:

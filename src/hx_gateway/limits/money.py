@@ -19,20 +19,24 @@ WINDOW_US = 40 * 24 * 3600 * SECOND_US
 POSTPONED_US = 24 * 3600 * SECOND_US
 LAPSE_BATCH = 200
 
-# What is due at a moment, by the first letters of its name: an open call's lease, a lapsed call, a window.
+# What is due at a moment, by the first letters of its name in the scripts: an open call, a lapsed call, a window.
 OPEN, LAPSED, WINDOW = "i:", "x:", "w:"
 
 
 class Reservation(msgspec.Struct, gc=False):
-    """What a call holds in each of its windows, in nano-dollars."""
+    """What a call holds in each of its windows, in nano-dollars, and until when its lease is."""
 
     amount: int
     windows: tuple[str, ...]
+    expires_us: int
 
 
 @dataclass(slots=True)
 class TenantMoney:
-    """The state that the scripts keep in one hash and one sorted set; the names are theirs."""
+    """The state that the scripts keep in one hash and one sorted set; the names are theirs.
+
+    ``due`` has the moments of lapsed calls and of windows; an open call has its own.
+    """
 
     epoch: int
     posted: dict[str, int] = field(default_factory=dict)
@@ -47,8 +51,7 @@ class TenantMoney:
 
     def reserve(self, call_id: str, amount: int, windows: tuple[str, ...], expires_us: int) -> None:
         """Hold ``amount`` in each window for a call that holds nothing yet."""
-        self.open[call_id] = Reservation(amount, windows)
-        self.due[OPEN + call_id] = expires_us
+        self.open[call_id] = Reservation(amount, windows, expires_us)
         reserved = self.reserved
         for window in windows:
             reserved[window] = reserved.get(window, 0) + amount
@@ -64,7 +67,6 @@ class TenantMoney:
         """Post what a call cost in place of what it held, or was posted at. Return whether it was known."""
         held, lapsed = self.open.pop(call_id, None), self.lapsed.pop(call_id, None)
         if held is not None:
-            del self.due[OPEN + call_id]
             self._post(held.windows, cost, released=held.amount)
         if lapsed is not None:
             del self.due[LAPSED + call_id]
@@ -73,15 +75,19 @@ class TenantMoney:
 
     def lapse(self, tenant_id: str, now_us: int) -> list[Lapsed]:
         """Do what is due, up to :data:`LAPSE_BATCH`; return the calls whose lease ran out."""
-        due = sorted((moment, name.encode()) for name, moment in self.due.items() if moment <= now_us)[:LAPSE_BATCH]
+        due = [
+            (held.expires_us, (OPEN + call).encode()) for call, held in self.open.items() if held.expires_us <= now_us
+        ]
+        due += [(moment, name.encode()) for name, moment in self.due.items() if moment <= now_us]
         ended: list[Lapsed] = []
-        for _, encoded in due:
+        for _, encoded in sorted(due)[:LAPSE_BATCH]:
             name = encoded.decode()
             kind, rest = name[:2], name[2:]
-            del self.due[name]
             if kind == OPEN:
                 ended.append(self._expire(tenant_id, rest, now_us))
-            elif kind == LAPSED:
+                continue
+            del self.due[name]
+            if kind == LAPSED:
                 del self.lapsed[rest]
             elif self.reserved.get(rest, 0) > 0:
                 self.due[name] = now_us + POSTPONED_US
@@ -136,7 +142,7 @@ class TenantMoney:
             self.lapsed[call_id] = held
         else:
             # It lapsed before, and was then seeded into other windows.
-            self.lapsed[call_id] = Reservation(known.amount, (*known.windows, *held.windows))
+            self.lapsed[call_id] = Reservation(known.amount, (*known.windows, *held.windows), 0)
         self.due[LAPSED + call_id] = now_us + LAPSED_US
         return Lapsed(call_id=call_id, tenant_id=tenant_id, cost_nano=held.amount, windows=held.windows)
 

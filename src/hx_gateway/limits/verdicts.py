@@ -61,9 +61,7 @@ def admitted(
         if left < 0:
             # Of a call that is asked for again: others have used up what was left.
             money = [*money[:place], 0, *money[place + 1 :]]
-    return Verdict(
-        outcome=ADMITTED, now_us=now, requests=request_states, tokens=token_states, money=tuple(money)
-    )
+    return Verdict(outcome=ADMITTED, now_us=now, requests=request_states, tokens=token_states, money=tuple(money))
 
 
 def _states(
