@@ -149,6 +149,7 @@ class Accounting:
             shared_healthy=(lambda: redis.sample.healthy) if redis is not None else None,
             ledger=ledger,
             append=partial(journal.append, CALLS, rows=1),
+            together=partial(journal.append_together, CALLS),
             drained=lambda: drain.flush(DRAIN_SECONDS),
             options=MeterOptions(
                 mode=self._settings.limits_mode,

@@ -49,8 +49,9 @@ class Mutant:
 
 
 # Looks at what is spent only, and not at what is on its way.
-def _left_without_reserved(self: TenantMoney, charge: Charge) -> int:
-    return charge.budget.limit_nano - self.posted.get(charge.key, 0)
+def _left_without_reserved(self: TenantMoney, charges: Sequence[Charge], cost: int) -> list[int] | None:
+    left = [charge.budget.limit_nano - self.posted[charge.key] - cost for charge in charges]
+    return None if min(left, default=0) < 0 else left
 
 
 # Gives back what a lease held when it runs out, as if nothing had been sent.
@@ -59,7 +60,7 @@ def _expire_and_release(
 ) -> Lapsed:
     lapsed: Lapsed = expire(self, tenant_id, call_id, now_us)
     self._post(lapsed.windows, -lapsed.cost_nano)
-    self.lapsed[call_id] = Reservation(0, self.lapsed[call_id].windows)
+    self.lapsed[call_id] = Reservation(0, self.lapsed[call_id].windows, 0)
     return lapsed
 
 
@@ -175,7 +176,7 @@ class Pair:
 
 
 MUTANTS: tuple[Mutant | Pair, ...] = (
-    Mutant("check then add", TenantMoney, "left", _left_without_reserved),
+    Mutant("check then add", TenantMoney, "left_after", _left_without_reserved),
     Mutant("release on expiry", TenantMoney, "_expire", _expire_and_release),
     Mutant("additive retry", rules=Rules(bank=AdditiveBank)),
     Mutant("no journal before the upstream", CallJournal, "sent", _write_nothing),

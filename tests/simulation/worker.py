@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from random import Random
@@ -97,6 +97,7 @@ class Worker:
             local=memory if alone else LocalShares(memory, lambda: len(world.alive)),
             ledger=WiredLedger(Wire(world.postgres, random, self), world.bank, self.stream),
             append=self.append,
+            together=self.append_together if random.random() < 0.5 else None,
             drained=self.flush,
             clock=self.clock,
             options=OPTIONS,
@@ -146,6 +147,14 @@ class Worker:
         if self.full:
             raise JournalRefused("full", reason="disk_full")
         self.journal.append(payload)
+
+    def append_together(self, payloads: Sequence[bytes]) -> bool:
+        """Write all of them or none; nobody says why."""
+        if self.full or self.random.random() < 0.1:
+            return False
+        for payload in payloads:
+            self.append(payload)
+        return True
 
     async def flush(self) -> bool:
         """Return whether what is written by now is applied, after a while."""
@@ -212,7 +221,10 @@ class Worker:
         finally:
             if not self.dead:
                 meter.settle(admission, CallDone(status=200 if done else 499, ending="complete", cost_nano=cost))
-                world.settled(self, admission, cost)
+                # Written by now, or at the end of this turn.
+                await asyncio.sleep(0)
+                if not self.dead:
+                    world.settled(self, admission, cost)
 
     async def _perhaps_wait(self) -> None:
         if not self._world.rests and self.random.random() < self._world.waiting:
@@ -221,14 +233,19 @@ class Worker:
     async def _send(self, admission: Admission, *, at_least: int) -> int:
         """Let a call go to a deployment; return what it has cost from now on, with those before."""
         try:
-            self.meter.sent(admission, "upstream", "provider")
+            await self._note_sent(admission)
         except (JournalRefused, BudgetUnknown):
             # Some do not take no for an answer.
             await self.clock.sleep(self.random.expovariate(1))
-            self.meter.sent(admission, "upstream", "provider")
+            await self._note_sent(admission)
         cost = self.random.randint(at_least, admission.reserved_nano)
         self._world.spent(self, admission, cost)
         return cost
+
+    async def _note_sent(self, admission: Admission) -> None:
+        self.meter.sent(admission, "upstream", "provider")
+        await asyncio.sleep(0)
+        self.meter.confirm(admission)
 
     async def _perhaps_raise(self, admission: Admission, cost: int) -> bool:
         """Return whether more is reserved than was before."""

@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,13 +173,38 @@ class Journal:
         table.received += rows  # type: ignore[union-attr]
         if self._syncer is not None:
             self._syncer.wrote(segment, seq, record)
-        self.unseen_rows += rows
-        self._unseen_bytes += size
-        if self.unseen_rows >= self._wake_rows or self._unseen_bytes >= self._wake_bytes:
-            # Once is enough until the drain looks.
-            self._wake_rows = self._wake_bytes = math.inf
-            self.arrived.set()
+        self._arrived(rows, size)
         return seq
+
+    def append_together(self, kind: int, payloads: Sequence[bytes]) -> bool:
+        """Write records of one row each at once, which costs little more than one of them; return whether that is done.
+
+        Where it is not, none of them counts as written, and each may be tried by itself: there is no room for all of
+        them in one place, the disk fails, or each is waited for until it is durable.
+        """
+        segment, seq, table = self.active, self._seq, self._tables[kind]
+        if segment is None or self._syncer is not None or max(map(len, payloads), default=0) > MAX_PAYLOAD_BYTES:
+            return False
+        parts: list[bytes] = []
+        for payload in payloads:
+            seq += 1
+            tail = pack_tail(seq, kind, 0, 1, 0, 0)
+            parts += (pack_head(RECORD_MAGIC, len(payload), crc32(payload, crc32(tail))), tail, payload)
+        data = b"".join(parts)
+        size = len(data)
+        if segment.end + size > segment.size:
+            return False
+        try:
+            if os.pwrite(segment.fd, data, segment.end) != size:
+                return False
+        except OSError:
+            return False
+        segment.end += size
+        self._seq = segment.last_seq = seq
+        segment.rows += len(payloads)
+        table.received += len(payloads)  # type: ignore[union-attr]
+        self._arrived(len(payloads), size)
+        return True
 
     async def synced(self, seq: int) -> None:
         """Return once record ``seq`` is as durable as the options say; at once where a write is enough.
@@ -200,6 +225,14 @@ class Journal:
         sealed = self.sealed[first_seq]
         pending = self._syncer.pending(first_seq) if self._syncer is not None else None
         return (sealed.end, True) if pending is None else (pending.synced_end, False)
+
+    def _arrived(self, rows: int, size: int) -> None:
+        self.unseen_rows += rows
+        self._unseen_bytes += size
+        if self.unseen_rows >= self._wake_rows or self._unseen_bytes >= self._wake_bytes:
+            # Once is enough until the drain looks.
+            self._wake_rows = self._wake_bytes = math.inf
+            self.arrived.set()
 
     def seen(self) -> None:
         """The drain looks now: wake it for what comes after."""

@@ -30,7 +30,7 @@ class Admission(msgspec.Struct, kw_only=True):
     answer, ``decision`` (JSON) in the record of the call. The rest is the meter's: ``epoch`` is the one it was admitted
     in, ``term`` the one that granted what is not on record yet, until that is written; ``recorded`` says that something
     durable knows of it, ``in_ledger`` that PostgreSQL reserved it, ``doubtful`` that a lost ask may still arrive
-    somewhere; ``facts`` are those of its last record.
+    somewhere; ``refused`` is why the journal did not take that it is sent; ``facts`` are those of its last record.
     """
 
     call: CallAsk
@@ -48,6 +48,7 @@ class Admission(msgspec.Struct, kw_only=True):
     in_ledger: bool = False
     doubtful: bool = False
     settled: bool = False
+    refused: Exception | None = None
     facts: CallFacts | None = None
     # The windows that the call is charged to, by name; they follow from the charges.
     charge_keys: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,9 @@ LAPSED_CODE = "lease_lapsed"
 class CallJournal:
     """The records of calls. ``append`` writes one payload and raises ``JournalRefused``; ``None``: nothing is kept.
 
-    ``drained`` returns whether all that was written before is applied to the ledger.
+    ``drained`` returns whether all that was written before is applied to the ledger. With ``together``, which writes
+    several payloads at once or says that it cannot, what calls that go on together have to say is written together, at
+    the end of the event loop's turn: a write costs the same whatever it carries.
     """
 
     def __init__(
@@ -32,9 +35,13 @@ class CallJournal:
         *,
         drained: Callable[[], Awaitable[bool]],
         clock: Clock,
+        together: Callable[[Sequence[bytes]], bool] | None = None,
     ) -> None:
         self.refused_records = 0
         self._append = append
+        self._together = together
+        # What is written at the end of this turn, and whose call goes out once it is.
+        self._due: deque[tuple[bytes, Admission | None]] = deque()
         self._stream_id = str(stream_id)
         self._is_drained = drained
         self._clock = clock
@@ -43,15 +50,23 @@ class CallJournal:
     @property
     def unwritten(self) -> int:
         """How many records wait for a journal that takes them; no more than calls were open."""
-        return len(self._unwritten)
+        return len(self._unwritten) + len(self._due)
 
     async def drained(self) -> bool:
         """Return whether all that happened before this call is in the ledger."""
         return self.write_again() and await self._is_drained()
 
     def sent(self, admission: Admission, upstream: str | None, provider: str | None) -> None:
-        """Write that a call is about to go out. Raises ``JournalRefused``: then it may not."""
-        self._write(encode(Sent(self._facts(admission), upstream, provider)))
+        """Write that a call is about to go out. Raises ``JournalRefused``: then it may not.
+
+        Where records are written together, ``admission`` says a turn later whether it is ``recorded`` or ``refused``.
+        """
+        payload = encode(Sent(self._facts(admission), upstream, provider))
+        if self._together is not None:
+            self._write_soon(payload, admission)
+            return
+        self._write(payload)
+        admission.recorded = True
 
     def done(self, admission: Admission, done: CallDone) -> None:
         """Write how a call ended; never raises. Without a record that it was sent, only if the journal takes it."""
@@ -124,14 +139,9 @@ class CallJournal:
         self._must_write(encode(record))
 
     def write_again(self) -> bool:
-        """Write what was refused; return whether all of it is written."""
-        while self._unwritten:
-            try:
-                self._write(self._unwritten[0])
-            except (JournalRefused, JournalClosed):
-                return False
-            self._unwritten.popleft()
-        return True
+        """Write what is due and what was refused; return whether all of it is written."""
+        self._write_due()
+        return self._write_unwritten()
 
     def _write(self, payload: bytes) -> None:
         if self._append is not None:
@@ -144,15 +154,55 @@ class CallJournal:
             self.refused_records += 1
 
     def _must_write(self, payload: bytes) -> None:
+        if self._together is not None:
+            self._write_soon(payload, None)
+        else:
+            self._write_or_keep(payload)
+
+    def _write_soon(self, payload: bytes, admission: Admission | None) -> None:
+        if not self._due:
+            # Comes before all that is woken in this turn: whoever waits for the next one finds it done.
+            asyncio.get_running_loop().call_soon(self._write_due)
+        self._due.append((payload, admission))
+
+    def _write_due(self) -> None:
+        due = self._due
+        # In the order of events: not before what was refused.
+        if due and not self._unwritten and self._together is not None and self._together([record for record, _ in due]):
+            for _, admission in due:
+                if admission is not None:
+                    admission.recorded = True
+            due.clear()
+        while due:
+            payload, admission = due.popleft()
+            if admission is None:
+                self._write_or_keep(payload)
+                continue
+            try:
+                self._write(payload)
+                admission.recorded = True
+            except (JournalRefused, JournalClosed) as error:
+                admission.refused = error
+
+    def _write_or_keep(self, payload: bytes) -> None:
         try:
             # In the order of events.
-            if not self._unwritten or self.write_again():
+            if not self._unwritten or self._write_unwritten():
                 self._write(payload)
                 return
         except (JournalRefused, JournalClosed):
             pass
         self.refused_records += 1
         self._unwritten.append(payload)
+
+    def _write_unwritten(self) -> bool:
+        while self._unwritten:
+            try:
+                self._write(self._unwritten[0])
+            except (JournalRefused, JournalClosed):
+                return False
+            self._unwritten.popleft()
+        return True
 
     def _refusal(
         self,

@@ -128,10 +128,11 @@ class MemoryCounterStore:
         known = _known(tenant, ask, now)
         if known is not None:
             return _verdict(tenant, ask, now, scopes) if known.outcome is ADMITTED else known
-        taken, money = _after(tenant, ask, scopes, now), _left_after(tenant, ask)
-        if taken is None or money is None:
+        taken = _after(tenant, ask, scopes, now)
+        left = [] if tenant.money is None else tenant.money.left_after(ask.charges, ask.cost_nano)
+        if taken is None or left is None:
             return _verdict(tenant, ask, now, scopes, _refusal(tenant, ask, scopes, now))
-        return _take(tenant, ask, scopes, now, taken, money)
+        return _take(tenant, ask, scopes, now, taken, left)
 
     async def raise_reservation(self, ask: Ask) -> Verdict:
         """Bring the reservation of an admitted call up to ``ask.cost_nano``; a call that is not known is ``STALE``."""
@@ -290,26 +291,10 @@ def _after(tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int) -> list
     return taken
 
 
-def _left_after(tenant: _Tenant, ask: Ask) -> list[int] | None:
-    """Return what is left of each budget after an ask, whose windows are known; nothing where one of them is short."""
-    money = tenant.money
-    if money is None or not ask.charges:
-        return []
-    posted, reserved, cost = money.posted, money.reserved, ask.cost_nano
-    left = []
-    for charge in ask.charges:
-        key = charge.key
-        rest = charge.budget.limit_nano - posted[key] - reserved[key] - cost
-        if rest < 0:
-            return None
-        left.append(rest)
-    return left
-
-
 def _take(
     tenant: _Tenant, ask: Ask, scopes: Sequence[Scope], now: int, taken: Sequence[tuple[int, int]], left: list[int]
 ) -> Verdict:
-    """Take what :func:`_after` and :func:`_left_after` found to be there, and say what is there then."""
+    """Take what was found to be there, and say what is there then."""
     expires = now + lease_us(ask.lease_seconds)
     rates = tenant.rates
     requests: list[RateState | None] = []

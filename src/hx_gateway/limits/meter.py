@@ -7,7 +7,7 @@ nobody can count is not admitted. Whatever a call may cost is written to the jou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,6 +18,7 @@ import structlog
 
 from hx_gateway.allowances import Budget, ScopeLimits
 from hx_gateway.errors import HXError
+from hx_gateway.journal.errors import JournalRefused
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.limits.admission import Admission, Place, admission_of, ask_of
@@ -68,10 +69,10 @@ class Meter:
     """Counts the calls of one worker. Use it as a context: it owns what goes on beside the calls.
 
     ``shared`` counts for all workers, and ``local`` this one's share of rates while that is away; without it
-    ``process`` counts everything. ``append`` writes a payload to the journal of calls, ``drained`` returns whether all
-    that was written before is applied. ``on_soft`` is called with the tenant, a budget, the name of its window and what
-    is spent or reserved there, once a worker and window; ``on_drift`` with a budget's id and by how much it is counted
-    too high.
+    ``process`` counts everything. ``append`` writes a payload to the journal of calls, ``together`` several at once
+    (see :class:`CallJournal`), ``drained`` returns whether all that was written before is applied. ``on_soft`` is
+    called with the tenant, a budget, the name of its window and what is spent or reserved there, once a worker and
+    window; ``on_drift`` with a budget's id and by how much it is counted too high.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Meter:
         shared_healthy: Callable[[], bool] | None = None,
         ledger: DurableLedger | None = None,
         append: Callable[[bytes], object] | None = None,
+        together: Callable[[Sequence[bytes]], bool] | None = None,
         drained: Callable[[], Awaitable[bool]] | None = None,
         clock: Clock | None = None,
         options: MeterOptions | None = None,
@@ -100,7 +102,9 @@ class Meter:
         self._stores = stores = Stores(local, shared, process)
         self._shared_healthy = shared_healthy or _always
         self._on_soft = on_soft
-        self.journal = journal = CallJournal(append, stream_id, drained=drained or _done, clock=self._clock)
+        self.journal = journal = CallJournal(
+            append, stream_id, drained=drained or _done, clock=self._clock, together=together
+        )
         self.authority = AuthorityKeeper(
             ledger,
             stream_id,
@@ -166,7 +170,7 @@ class Meter:
         # Nothing beats any more, which would register this worker again.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.authority.leave(), self._options.stop)
-        if self.settling or self.journal.unwritten:
+        if not self.journal.write_again() or self.settling:
             self._log.warning("meter_stopped_early", settling=self.settling, unwritten=self.journal.unwritten)
 
     @property
@@ -221,12 +225,21 @@ class Meter:
         """Write that the call is about to go to ``deployment``.
 
         Raises ``JournalRefused``: then it is not on record; or :class:`BudgetUnknown`: what it reserved counts no more.
+        With ``together`` it may go out a turn of the event loop later, once :meth:`confirm` has not raised.
         """
         if self._mode(admission.call) != "shadow":
             self._reserving.check(admission)
         if admission.charges or self._options.record_all:
             self.journal.sent(admission, deployment, provider)
-            admission.term, admission.recorded = None, True
+            admission.term = None
+
+    def confirm(self, admission: Admission) -> None:
+        """Raise ``JournalRefused`` where what :meth:`sent` wrote together with others is not on record."""
+        refused, admission.refused = admission.refused, None
+        if refused is not None:
+            raise refused
+        if not admission.recorded and (admission.charges or self._options.record_all):
+            raise JournalRefused("The call could not be written down before it went out.", reason="unwritten")
 
     async def raise_to(self, admission: Admission, cost_nano: int) -> None:
         """Reserve up to ``cost_nano`` for a dearer candidate. Raises as :meth:`admit`; what was reserved stays so."""

@@ -49,6 +49,18 @@ class TenantMoney:
         """Return what is left of a budget in a window; less than nothing where more was posted than reserved."""
         return charge.budget.limit_nano - self.posted.get(charge.key, 0) - self.reserved.get(charge.key, 0)
 
+    def left_after(self, charges: Sequence[Charge], cost: int) -> list[int] | None:
+        """Return what is left in windows that are known when ``cost`` is taken; ``None`` where one of them is short."""
+        posted, reserved = self.posted, self.reserved
+        left = []
+        for charge in charges:
+            key = charge.key
+            rest = charge.budget.limit_nano - posted[key] - reserved[key] - cost
+            if rest < 0:
+                return None
+            left.append(rest)
+        return left
+
     def reserve(self, call_id: str, amount: int, windows: tuple[str, ...], expires_us: int) -> None:
         """Hold ``amount`` in each window for a call that holds nothing yet."""
         self.open[call_id] = Reservation(amount, windows, expires_us)

@@ -16,6 +16,7 @@ from hx_gateway.errors import Forbidden, Unavailable
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
 from hx_gateway.journal.errors import JournalRefused
 from hx_gateway.kit.ids import EventIds, uuid_text
+from hx_gateway.kit.turns import next_turn
 from hx_gateway.limits.admission import Admission
 from hx_gateway.limits.calls import CallAsk, CallDone, CallRefused, UsageSource
 from hx_gateway.limits.meter import Meter
@@ -151,13 +152,19 @@ class CallMetering:
         self._take(ctx, await self.meter.admit(ask))
         self._settle_at_the_end(ctx, None, NOTHING)
 
-    def sent(self, ctx: Context, deployment: Deployment) -> None:
-        """Note that the call goes out now. Raises ``JournalRefused`` where a call under a budget cannot be noted."""
-        assert ctx.admission is not None
+    async def sent(self, ctx: Context, deployment: Deployment) -> None:
+        """Note that the call goes out now, together with others that do.
+
+        Raises ``JournalRefused`` where a call under a budget cannot be noted.
+        """
+        admission = ctx.admission
+        assert admission is not None
         try:
-            self.meter.sent(ctx.admission, deployment.name, deployment.kind.value)
+            self.meter.sent(admission, deployment.name, deployment.kind.value)
+            await next_turn()
+            self.meter.confirm(admission)
         except JournalRefused:
-            if ctx.admission.charges:
+            if admission.charges:
                 raise
 
     def cost_of(self, ctx: Context) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ class Worker:
             shared_healthy=lambda: self.redis.sample.healthy,
             ledger=PostgresLedger(self.postgres, root, Authority.REDIS, silent_seconds=SILENT_SECONDS),
             append=self._append,
+            together=self._append_together,
             drained=lambda: self.drain.flush(DRAINED_SECONDS),
             options=OPTIONS,
         )
@@ -123,6 +124,9 @@ class Worker:
     def _append(self, payload: bytes) -> int:
         # Tasks that end with a crashed worker would write down that they were cancelled; a dead process does not.
         return 0 if self.dead else self.journal.append(CALLS, payload, 1)
+
+    def _append_together(self, payloads: Sequence[bytes]) -> bool:
+        return self.dead or self.journal.append_together(CALLS, payloads)
 
     async def start(self) -> None:
         """Begin as the gateway does."""
@@ -257,8 +261,11 @@ class Books:
 
         It stays where it is when what it reserved was granted in an epoch that is over.
         """
+        meter = call.worker.meter
         try:
-            call.worker.meter.sent(call.admission, "deployment", "provider")
+            meter.sent(call.admission, "deployment", "provider")
+            meter.journal.write_again()
+            meter.confirm(call.admission)
         except BudgetUnknown as error:
             self.refusals[error.code] += 1
             return
@@ -273,7 +280,10 @@ class Books:
         ending = "client_closed" if estimate else "complete"
         call.end = CallDone(status=499 if estimate else 200, ending=ending, cost_nano=cost, prompt_tokens=7)
         call.settled, call.busy = cost, False
-        call.worker.meter.settle(call.admission, call.end)
+        meter = call.worker.meter
+        meter.settle(call.admission, call.end)
+        # Now, and not at the end of this turn: it may be the worker's last.
+        meter.journal.write_again()
 
     def tell_again(self, call: Call) -> None:
         """Say of a call that it ended, once more, to everybody who may hear it twice."""

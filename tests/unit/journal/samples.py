@@ -29,6 +29,7 @@ def journal(
     max_age_seconds: float = 86400.0,
     spare: bool = False,
     budget: Budget = FREE,
+    wake_rows: int = 100,
 ) -> Journal:
     """Return a journal that is open."""
     options = JournalOptions(
@@ -38,6 +39,7 @@ def journal(
         max_age_seconds=max_age_seconds,
         spare=spare,
         budget=budget,
+        wake_rows=wake_rows,
     )
     made = Journal(root, "events", KINDS, options)
     made.open()

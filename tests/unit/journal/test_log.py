@@ -60,6 +60,62 @@ def test_what_was_appended_is_on_disk_in_order(tmp_path: Path) -> None:
     assert waiting(made) == {"decisions": 1000}
 
 
+def test_records_that_are_written_together_are_like_those_that_are_not(tmp_path: Path) -> None:
+    made = journal(tmp_path, wake_rows=5)
+    made.append(REJECTING, b"1", 1)
+    assert made.append_together(REJECTING, [b"2", b"", b"4"])
+    assert (made.last_seq, made.arrived.is_set(), waiting(made)) == (4, False, {"decisions": 4})
+    assert made.append_together(REJECTING, [b"5"])
+    assert made.append(REJECTING, b"6", 1) == 6
+    assert made.arrived.is_set()
+    assert [(record.seq, record.rows, record.payload) for record in on_disk(tmp_path)] == [
+        (number, 1, b"" if number == 3 else b"%d" % number) for number in range(1, 7)
+    ]
+    made.close()
+    assert waiting(made) == {"decisions": 6}
+
+
+def test_records_that_do_not_fit_together_are_not_written(tmp_path: Path) -> None:
+    made = journal(tmp_path, segment_bytes=8192)
+    group = [KILOBYTE] * 8
+    assert not made.append_together(REJECTING, group)
+    assert made.append_together(REJECTING, group[:7])
+    assert not made.append_together(REJECTING, [KILOBYTE])
+    assert [made.append(REJECTING, KILOBYTE, 1), len(on_disk(tmp_path)), waiting(made)] == [8, 8, {"decisions": 8}]
+    assert not made.append_together(REJECTING, [bytes(MAX_PAYLOAD_BYTES + 1)])
+    made.close()
+    # Whoever closed is not written to: one by one they say why.
+    assert not made.append_together(REJECTING, [KILOBYTE])
+
+
+@pytest.mark.parametrize("taken", [0, 30, None], ids=["nothing", "a part", "error"])
+def test_a_disk_that_fails_under_a_group_loses_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int | None
+) -> None:
+    made = journal(tmp_path)
+    made.append(REJECTING, b"before", 1)
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        if taken is None:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, data[:taken], at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        assert not made.append_together(REJECTING, [b"one", b"two"])
+    assert (made.last_seq, waiting(made)) == (1, {"decisions": 1})
+    assert [made.append(REJECTING, payload, 1) for payload in (b"one", b"two")] == [2, 3]
+    assert payloads(tmp_path) == [b"before", b"one", b"two"]
+    made.close()
+
+
+def test_records_that_somebody_waits_for_are_written_one_by_one(tmp_path: Path) -> None:
+    made = journal(tmp_path, durability=Durability.GROUP)
+    assert not made.append_together(REJECTING, [b"1", b"2"])
+    made.close()
+
+
 def test_a_segment_ends_at_its_size_and_no_record_is_split(tmp_path: Path) -> None:
     made = journal(tmp_path, segment_bytes=8192)
     fill(made, REJECTING, 50)

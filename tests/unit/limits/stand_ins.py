@@ -181,6 +181,8 @@ class Bench:
     ledger: Ledger = field(default_factory=Ledger)
     payloads: list[bytes] = field(default_factory=list)
     refuses: Exception | None = None
+    # Sizes of groups that were written together; ``None``: nothing is.
+    groups: list[int] | None = None
     applied: bool = True
     healthy: bool = True
     soft: list[tuple[str, str, int]] = field(default_factory=list)
@@ -198,6 +200,7 @@ class Bench:
             shared_healthy=lambda: self.healthy,
             ledger=self.ledger,
             append=self._append,
+            together=None if self.groups is None else self._append_together,
             drained=self._drained,
             clock=self.clock,
             options=MeterOptions(authority=AuthorityOptions(patience=0.2), **options),
@@ -217,6 +220,14 @@ class Bench:
         if self.refuses is not None:
             raise self.refuses
         self.payloads.append(payload)
+
+    def _append_together(self, payloads: Sequence[bytes]) -> bool:
+        assert self.groups is not None
+        if self.refuses is not None:
+            return False
+        self.groups.append(len(payloads))
+        self.payloads.extend(payloads)
+        return True
 
     async def _drained(self) -> bool:
         return self.applied

@@ -76,6 +76,5 @@ def test_a_verdict_that_says_less_than_the_form_is_written_all_the_same() -> Non
     for money in ((1,) * len(charges), ()):
         verdict = Verdict(outcome=Outcome.ADMITTED, now_us=1, money=money)
         written = decisions.admitted(ask, verdict, mode="enforce", counted_by="redis")
-        assert [budget.get("left_nano") for budget in msgspec.json.decode(written)["budgets"]] == (
-            list(money) or [None] * len(charges)
-        )
+        expected = [*money] if money else [None for _ in charges]
+        assert [budget.get("left_nano") for budget in msgspec.json.decode(written)["budgets"]] == expected

@@ -101,7 +101,13 @@ def test_a_rate_of_nothing_holds_nothing(rate: Rate) -> None:
 def test_every_number_is_exact_in_a_double(rate: Rate, units: int, more: int) -> None:
     take = gcra.bucket_of(rate).take(units)
     correction = gcra.bucket_of(rate).correction_us(more)
-    numbers = [take.increment_us, take.capacity_us, gcra.taken(NOW, NOW, take), correction, gcra.corrected(NOW + gcra.LONGEST_US, NOW, correction)]
+    numbers = [
+        take.increment_us,
+        take.capacity_us,
+        gcra.taken(NOW, NOW, take),
+        correction,
+        gcra.corrected(NOW + gcra.LONGEST_US, NOW, correction),
+    ]
     numbers.append(numbers[2] + take.increment_us)
     assert max(map(abs, numbers)) < 2**53
 

@@ -195,11 +195,11 @@ async def test_what_cannot_be_written_down_is_not_sent_under_a_budget() -> None:
     meter, ctx = OneMeter(full=True), asked_by()
     made = metering(meter)
     await made.admit(ctx, decode_chat(CAPPED), DEPLOYMENT)
-    made.sent(ctx, DEPLOYMENT)
+    await made.sent(ctx, DEPLOYMENT)
     assert ctx.admission is not None
     ctx.admission.charges = (object(),)  # type: ignore[assignment]
     with pytest.raises(Unavailable) as caught:
-        made.sent(ctx, DEPLOYMENT)
+        await made.sent(ctx, DEPLOYMENT)
     assert caught.value.code == "journal_full"
 
 

@@ -31,7 +31,7 @@ class Metering(Protocol):
         """Count a request that is no call of a model. Raises ``HXError`` where a limit refuses."""
         ...
 
-    def sent(self, ctx: Context, deployment: Deployment) -> None:
+    async def sent(self, ctx: Context, deployment: Deployment) -> None:
         """Note that the call goes out now. Raises ``HXError`` where it must not."""
         ...
 
@@ -69,8 +69,7 @@ class ExecutionStage:
         await next_turn()
         ctx.call = await self._metering.admit(ctx, ctx.call, deployment)
         await next_turn()
-        self._metering.sent(ctx, deployment)
-        await next_turn()
+        await self._metering.sent(ctx, deployment)
         reply = await self._call(ctx, ctx.call, deployment)
         if isinstance(reply.body, bytes):
             await next_turn()
