@@ -160,6 +160,11 @@ class Context:
         """Call ``finisher`` once when the request is over, however it ends; the latest added goes first."""
         self._finishers.append(finisher)
 
+    async def answered(self, status: int) -> None:
+        """Say that a call's answer is whole, before its client has all of it; return once that is written down."""
+        if self.settling is not None:
+            await self.settling.whole(status)
+
     async def finish(self, ending: Ending) -> list[Exception]:
         """Run the finishers, each of them whatever the others do; return what they raised."""
         failures: list[Exception] = []

@@ -260,7 +260,7 @@ class CallMetering:
 class Settling:
     """The end of one admitted call: what was used, what it costs, and the meter told of it."""
 
-    __slots__ = ("_at", "_ctx", "_known", "_meter", "_prices", "_size")
+    __slots__ = ("_at", "_ctx", "_known", "_meter", "_prices", "_size", "_told")
 
     def __init__(self, meter: Meter, ctx: Context, prices: PriceList | None, size: _Size) -> None:
         self._meter = meter
@@ -269,15 +269,31 @@ class Settling:
         self._size = size
         self._at = datetime.now(UTC)
         self._known: tuple[TokenUsage, UsageSource, int] | None = None
+        self._told = False
 
     def __call__(self, ending: Ending) -> None:
+        self._tell(ending, CLIENT_GONE_STATUS if ending is Ending.CLIENT_GONE else self._ctx.status)
+
+    async def whole(self, status: int) -> None:
+        """Write down the end of a call whose answer is there, before its client has all of it.
+
+        So whoever has an answer finds what it cost in the ledger, even if this process is killed now. Whether the
+        client takes the rest changes nothing any more.
+        """
+        self._tell(Ending.COMPLETE, status)
+        await next_turn()
+
+    def _tell(self, ending: Ending, status: int) -> None:
+        if self._told:
+            return
+        self._told = True
         ctx = self._ctx
         admission, deployment = ctx.admission, ctx.deployment
         assert admission is not None
         usage, source, cost = self._known or self._reckoned()
         ctx.cost_nano = cost if self._prices is not None else None
         done = CallDone(
-            status=CLIENT_GONE_STATUS if ending is Ending.CLIENT_GONE else ctx.status,
+            status=status,
             ending=ending.value,
             error_code=ctx.error.code if ctx.error is not None else None,
             message=ctx.error.message if ctx.error is not None else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -182,6 +182,8 @@ def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes
                 size += len(chunk)
                 yield chunk
             whole = True
+            end()
+            await ctx.answered(ctx.status)
         except UpstreamError as failure:
             raise BrokenReply(answer_for_failure(failure)) from failure
         finally:
@@ -200,27 +202,43 @@ def _relay_large(ctx: Context, exchange: UpstreamCall, rest: AsyncIterator[bytes
 def _relay_stream(ctx: Context, exchange: UpstreamCall, relay: StreamRelay) -> StreamedBody:
     """Return the body of a stream. A failure becomes one error event, and no end of the stream."""
 
+    def note() -> None:
+        ctx.usage = relay.usage
+        ctx.output_estimate = relay.estimated_tokens()
+
+    async def whole() -> None:
+        note()
+        await ctx.answered(ctx.status)
+
     def end() -> None:
         exchange.abort()
         # What came and was not passed on was made, and is billed, all the same.
         unread, exchange.facts.unread = exchange.facts.unread, b""
         if unread:
             relay.feed(unread)
-        ctx.usage = relay.usage
-        ctx.output_estimate = relay.estimated_tokens()
+        note()
 
-    return StreamedBody(_events(ctx, exchange, relay, end), end)
+    return StreamedBody(_events(ctx, exchange, relay, whole, end), end)
 
 
 async def _events(
-    ctx: Context, exchange: UpstreamCall, relay: StreamRelay, end: Callable[[], None]
+    ctx: Context,
+    exchange: UpstreamCall,
+    relay: StreamRelay,
+    whole: Callable[[], Awaitable[None]],
+    end: Callable[[], None],
 ) -> AsyncGenerator[bytes]:
     error: HXError | None = None
     try:
         async for chunk in exchange.chunks():
-            if out := relay.feed(chunk):
+            out = relay.feed(chunk)
+            if relay.saw_done:
+                await whole()
+            if out:
                 yield out
-        if rest := relay.finish():
+        rest = relay.finish()
+        await whole()
+        if rest:
             yield rest
     except UpstreamError as failure:
         error = answer_for_failure(failure)

@@ -191,6 +191,21 @@ async def test_a_price_that_changes_meanwhile_changes_nothing() -> None:
     assert await end_of(ctx, meter) == (3000, "provider")
 
 
+async def test_an_answer_that_is_whole_is_written_down_once_and_before_its_client_has_it() -> None:
+    meter, ctx = OneMeter(), asked_by(BUDGET)
+    await metering(meter).admit(ctx, decode_chat(CAPPED), DEPLOYMENT)
+    ctx.call_state, ctx.usage = CallState.ANSWERED, TokenUsage(prompt_tokens=1, completion_tokens=1)
+    await ctx.answered(200)
+    (done,) = meter.done
+    assert (done.status, done.ending, done.usage_source) == (200, "complete", "provider")
+    # That its client goes away without reading it changes nothing.
+    ctx.status = 200
+    await ctx.answered(200)
+    assert await ctx.finish(Ending.CLIENT_GONE) == []
+    assert meter.done == [done]
+    assert ctx.cost_nano == done.cost_nano > 0
+
+
 async def test_what_cannot_be_written_down_is_not_sent_under_a_budget() -> None:
     meter, ctx = OneMeter(full=True), asked_by()
     made = metering(meter)

@@ -72,10 +72,10 @@ class ExecutionStage:
         await self._metering.sent(ctx, deployment)
         reply = await self._call(ctx, ctx.call, deployment)
         if isinstance(reply.body, bytes):
-            await next_turn()
             cost = self._metering.cost_of(ctx)
             if cost is not None:
                 reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
+            await ctx.answered(reply.status)
         return reply
 
     async def _call(self, ctx: Context, call: ModelRequest, deployment: Deployment) -> Reply:
