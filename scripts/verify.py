@@ -1,7 +1,8 @@
 """Runs the counts that claims rest on, one step after the other, and writes what was seen to docs/verification.md.
 
-Steps that passed are kept in .state/ for the code below src/: a run that was interrupted, or failed for a test's sake,
-goes on where it stopped. The page names the commit that each step ran on.
+Steps that passed are kept in .state/ for the code below src/, and on the page: a run that was interrupted, or failed for
+a test's sake, goes on where it stopped, in another clone too. The page names the commit, the day and the machine that each
+step ran on.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ KNOWN_KEY_REQUESTS = 20_000
 RECORD_FIGURES = re.compile(r"^(?:killed|outage of) .*$", re.MULTILINE)
 BANK_FIGURES = re.compile(r"^bank: .*$", re.MULTILINE)
 MEMORY_GROWTH = 1.10
+HASH_CHARS = 12
+COLUMNS = ("result", "seconds", "commit", "day", "machine")
 # How `make test` deals tests out.
 PARALLEL = os.environ.get("PARALLEL", "").split()
 
@@ -49,6 +52,7 @@ def main() -> None:
     commit, code = _git("rev-parse", "HEAD"), _git("rev-parse", "HEAD:src")
     state = _load(code)
     steps: dict[str, Callable[[], str]] = {
+        "all tests": all_tests,
         f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
@@ -56,7 +60,6 @@ def main() -> None:
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: bank test with older stores, {OLDER_BANK_SECONDS} s": older_bank,
         f"budgets: simulation, {SIMULATION_SEEDS:,} seeds": simulation,
-        "all tests": all_tests,
         f"properties, {EXAMPLES} examples each, seed {SEED}": properties,
         f"record: {KILLS} kills, {OUTAGE_SECONDS} s of outage at {OUTAGE_RATE} events/s": record_faults,
         "record: accepted, drained, HTTP, 3 rounds": bench_events,
@@ -72,7 +75,13 @@ def main() -> None:
         console.print(f"running  {name} ...")
         began = time.monotonic()
         result = step()
-        state["passed"][name] = {"result": result, "seconds": round(time.monotonic() - began), "commit": commit}
+        state["passed"][name] = {
+            "result": result,
+            "seconds": round(time.monotonic() - began),
+            "commit": commit[:HASH_CHARS],
+            "day": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": _machine(),
+        }
         STATE.parent.mkdir(exist_ok=True)
         STATE.write_text(json.dumps(state, indent=2))
         PAGE.write_text(page(state, list(steps)), encoding="utf-8")
@@ -206,17 +215,28 @@ def page(state: dict[str, Any], steps: list[str]) -> str:
         "",
         "Written by `make test-long`: what was run, on which commit and machine, and what came of it.",
         "",
-        f"- code `{state['code'][:12]}` (`git rev-parse HEAD:src`)",
-        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}",
+        f"- code `{state['code'][:HASH_CHARS]}` (`git rev-parse HEAD:src`)",
         "",
-        "| step | result | seconds | commit |",
-        "|---|---|---|---|",
+        f"| step | {' | '.join(COLUMNS)} |",
+        f"|---|{'---|' * len(COLUMNS)}",
     ]
     for name in steps:
-        entry = state["passed"].get(name)
-        shown = ("not run", "", "") if entry is None else (entry["result"], entry["seconds"], entry["commit"][:12])
-        lines.append(f"| {name} | {' | '.join(map(str, shown))} |")
+        entry = state["passed"].get(name, {"result": "not run"})
+        lines.append(f"| {name} | {' | '.join(str(entry.get(column, '')) for column in COLUMNS)} |")
     return "\n".join([*lines, ""])
+
+
+def passed_on(text: str, code: str) -> dict[str, Any]:
+    """Return the steps that a page says have passed for ``code``; none where it is about another."""
+    if f"- code `{code[:HASH_CHARS]}`" not in text:
+        return {}
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    others = len(COLUMNS) - 1
+    return {
+        row[0]: dict(zip(COLUMNS, [" | ".join(row[1:-others]), *row[-others:]], strict=True))
+        for row in rows[1:]
+        if len(row) > len(COLUMNS)
+    }
 
 
 def _pytest(
@@ -267,7 +287,7 @@ def _load(code: str) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(STATE.read_text())
         if state.get("code") == code:
             return state
-    return {"code": code, "passed": {}}
+    return {"code": code, "passed": passed_on(PAGE.read_text(encoding="utf-8"), code) if PAGE.exists() else {}}
 
 
 def _git(*arguments: str) -> str:
