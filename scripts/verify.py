@@ -1,8 +1,8 @@
 """Runs the counts that claims rest on, one step after the other, and writes what was seen to docs/verification.md.
 
-Steps that passed are kept in .state/ for the code below src/, and on the page: a run that was interrupted, or failed for
-a test's sake, goes on where it stopped, in another clone too. The page names the commit, the day and the machine that each
-step ran on.
+Steps that passed are kept in .state/ for the code below src/, and on the page: a run that was interrupted, or failed
+for a test's sake, goes on where it stopped, in another clone too. The page names the commit, the day and the machine
+that each step ran on.
 """
 
 from __future__ import annotations
