@@ -150,9 +150,18 @@ def test_a_gateway_that_is_not_there_is_named() -> None:
     assert "nothing listens at http://127.0.0.1:1" in result.output
 
 
+# Whoever runs these tests in the background may have SIGINT ignored, which children inherit.
+_INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hx_gateway.cli.events import app
+app()
+"""
+
+
 def test_new_events_are_printed_as_they_come(record: Record) -> None:
     agent = uuid4().hex
-    command = [sys.executable, "-c", "from hx_gateway.cli.events import app; app()", "tail", "--json", "--lines", "1"]
+    command = [sys.executable, "-c", _INTERRUPTED, "tail", "--json", "--lines", "1"]
     command += ["--where", f"agent_name={agent}", "--url", record.gateway.url, "--key", record.gateway.key]
     before = record.send(*[{"trace_id": "t", "event_type": "old", "agent_name": agent}] * 2)
     record.stored()
@@ -163,6 +172,7 @@ def test_new_events_are_printed_as_they_come(record: Record) -> None:
             assert json.loads(process.stdout.readline())["event_id"] in before
             (after,) = record.send({"trace_id": "t", "event_type": "new", "agent_name": agent})
             assert json.loads(process.stdout.readline())["event_id"] == after
-        finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
