@@ -18,6 +18,8 @@ from hx_gateway.limits.durable import SILENT_SECONDS, Authority, DurableLedger, 
 from hx_gateway.limits.refusals import BudgetUnknown
 from hx_gateway.services.base import DependencyError
 
+# As many as a worker may have connections that died while they were idle, and one more.
+LEAVE_ATTEMPTS = 6
 # Whoever touches this first in an epoch of ``Authority.PROCESS`` is the process; no tenant has such a name.
 PROCESS_CLAIM = "(process)"
 
@@ -185,11 +187,15 @@ class AuthorityKeeper:
         self._end()
         if self._ledger is None or not self._joined:
             return
-        try:
-            if await self._drained():
-                await self._ledger.leave(self.stream_id)
-        except DependencyError:
-            self._log.info("ledger_left_without_notice")
+        for _ in range(LEAVE_ATTEMPTS):
+            try:
+                if await self._drained():
+                    await self._ledger.leave(self.stream_id)
+                return
+            except DependencyError:
+                # A connection that died while nobody used it is found out only now: the next one may be alive.
+                continue
+        self._log.info("ledger_left_without_notice")
 
     @property
     def _urgent(self) -> bool:

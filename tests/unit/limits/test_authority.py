@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from uuid import UUID
 
 import pytest
 
-from hx_gateway.limits.authority import PROCESS_CLAIM, AuthorityKeeper, AuthorityOptions
+from hx_gateway.limits.authority import LEAVE_ATTEMPTS, PROCESS_CLAIM, AuthorityKeeper, AuthorityOptions
 from hx_gateway.limits.clock import AuthorityClock
 from hx_gateway.limits.durable import Authority, EpochState
 from hx_gateway.limits.refusals import BudgetUnknown
+from hx_gateway.services.base import DependencyError, FailureKind
 from tests.unit.limits.stand_ins import STREAM, HandClock, Ledger
 
 
@@ -231,6 +233,22 @@ async def test_a_worker_without_redis_counts_nothing_in_an_epoch_of_redis() -> N
     await scene.clock.pass_by(2.0)
     assert scene.term is None
     await scene.end()
+
+
+@pytest.mark.parametrize(("dead", "told"), [(1, True), (LEAVE_ATTEMPTS - 1, True), (LEAVE_ATTEMPTS, False)])
+async def test_whoever_leaves_over_connections_that_died_tries_the_next(scene: Scene, dead: int, told: bool) -> None:
+    leave, asked = scene.ledger.leave, 0
+
+    async def leave_over_the_next(stream_id: UUID) -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= dead:
+            raise DependencyError("PostgreSQL", FailureKind.LOST)
+        await leave(stream_id)
+
+    scene.ledger.leave = leave_over_the_next  # type: ignore[method-assign]
+    await scene.keeper.leave()
+    assert (scene.ledger.left, asked) == (told, min(dead + 1, LEAVE_ATTEMPTS))
 
 
 async def test_leaving_ends_the_term(scene: Scene) -> None:
