@@ -8,8 +8,9 @@ from hx_gateway.db.models.registry_items import (
     ServiceStatus,
 )
 from hx_gateway.registry.audit_trail import AuditTrail, Author
+from hx_gateway.registry.catalog import BulkOutcome, Catalog, HasDependents, ServicePage
 from hx_gateway.registry.errors import DependencyCycle, VersionConflict
-from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceStatistics
+from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch, ServiceStatistics
 from hx_gateway.registry.repository import BaseRepository, BulkFailure, BulkRefused, BulkResult, Page
 
 __all__ = [
@@ -18,14 +19,19 @@ __all__ = [
     "BaseRepository",
     "BuildType",
     "BulkFailure",
+    "BulkOutcome",
     "BulkRefused",
     "BulkResult",
+    "Catalog",
     "DependencyCycle",
+    "HasDependents",
     "Page",
     "RegistryItem",
     "RegistryItemRepository",
+    "ServicePage",
     "ServicePriority",
     "ServiceProtocol",
+    "ServiceSearch",
     "ServiceStatistics",
     "ServiceStatus",
     "VersionConflict",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import (
@@ -14,21 +14,26 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Select,
+    Text,
     and_,
+    bindparam,
     cast,
     delete,
     func,
     insert,
     literal_column,
+    not_,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import contains_eager
 from sqlalchemy.orm.interfaces import ORMOption
 
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.db.models.base import Base
+from hx_gateway.db.models.base_model import NAME_CHARS
 from hx_gateway.db.models.registry_items import (
     HEALTH_COLUMNS,
     BuildType,
@@ -48,6 +53,7 @@ from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
 _SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
+_NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
 _HEALTH = and_(ItemHealth.tenant_id == RegistryItem.tenant_id, ItemHealth.item_id == RegistryItem.id)
 
 
@@ -71,6 +77,23 @@ class ServiceStatistics:
     success_count: int
     failure_count: int
     average_response_time_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSearch:
+    """Which services are looked for: those that pass all that is given.
+
+    ``filters`` as in :meth:`BaseRepository.get_multi`; ``text`` as in :meth:`BaseRepository.search`. Of ``tags`` a
+    service has any, all or none, as ``tags_match`` says. ``stale_for``: not seen for so long, or never. ``deleted``:
+    without those that are deleted, with them, or only them.
+    """
+
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
+    tags: frozenset[str] = frozenset()
+    tags_match: Literal["any", "all", "none"] = "any"
+    stale_for: timedelta | None = None
+    deleted: Literal["without", "with", "only"] = "without"
 
 
 class RegistryItemRepository(BaseRepository[RegistryItem]):
@@ -110,32 +133,32 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         self, tags: Collection[str], *, match_all: bool = False, limit: int = 50, cursor: str | None = None
     ) -> Page[RegistryItem]:
         """Return a page of the services that have any of ``tags``, with ``match_all`` all of them."""
-        if not tags or not all(isinstance(tag, str) and unstorable(tag) is None for tag in tags):
+        if not tags:
             raise InvalidField("tags: must be one text or more, without NUL characters.", param="tags")
-        wanted = sorted(set(tags))
-        column = RegistryItem.__table__.c.tags
-        tagged = column.contains(wanted) if match_all else column.overlap(wanted)
-        query = self._query(include_deleted=False).where(tagged)
-        return await self._page(query, ("tags", wanted, match_all), sort="created_at", limit=limit, cursor=cursor)
+        search = ServiceSearch(tags=frozenset(tags), tags_match="all" if match_all else "any")
+        return await self.find(search, limit=limit, cursor=cursor)
 
     async def get_stale_services(
         self, older_than: timedelta, *, limit: int = 50, cursor: str | None = None
     ) -> Page[RegistryItem]:
         """Return a page of the services that were not seen for ``older_than``, or never."""
-        seen = ItemHealth.last_seen
-        query = self._query(include_deleted=False)
-        query = query.where(or_(seen.is_(None), seen < self._trail.now - older_than))
-        return await self._page(query, ("stale", older_than), sort="created_at", limit=limit, cursor=cursor)
+        return await self.find(ServiceSearch(stale_for=older_than), limit=limit, cursor=cursor)
+
+    async def find(
+        self, search: ServiceSearch, *, sort: str = "created_at", limit: int = 50, cursor: str | None = None
+    ) -> Page[RegistryItem]:
+        """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`."""
+        query = self._query(include_deleted=search.deleted != "without").where(*self._searched(search))
+        asked = (search.filters, search.text, search.tags, search.tags_match, search.stale_for, search.deleted)
+        return await self._page(query, asked, sort=sort, limit=limit, cursor=cursor)
 
     async def get_dependencies(self, item_id: UUID) -> list[RegistryItem]:
         """Return the living services that one depends on, by name. Raises ``NotFound``."""
-        if await self.get(item_id) is None:
-            raise no_such(self.kind, str(item_id))
-        ends = select(DependencyEdge.depends_on_id).where(
-            DependencyEdge.tenant_id == self._trail.tenant_id, DependencyEdge.item_id == item_id
-        )
-        query = self._query(include_deleted=False).where(RegistryItem.id.in_(ends))
-        return list((await self._session.scalars(query.order_by(RegistryItem.name, RegistryItem.id))).all())
+        return await self._at_the_other_end(item_id, DependencyEdge.item_id, DependencyEdge.depends_on_id)
+
+    async def get_dependents(self, item_id: UUID) -> list[RegistryItem]:
+        """Return the living services that depend on one, by name. Raises ``NotFound``."""
+        return await self._at_the_other_end(item_id, DependencyEdge.depends_on_id, DependencyEdge.item_id)
 
     async def add_dependency(self, item_id: UUID, depends_on_id: UUID) -> RegistryItem:
         """Let a service depend on another one. Raises ``NotFound``, and :class:`DependencyCycle` with its path."""
@@ -184,6 +207,16 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         )
         return set(found)
 
+    async def ids_of(self, names: Collection[str]) -> dict[str, UUID]:
+        """Return the ids of the living services that have one of ``names``, by the name as it was asked for."""
+        asked = [name for name in names if 0 < len(name) <= NAME_CHARS and unstorable(name) is None]
+        query = select(_NAMES, RegistryItem.id).where(
+            RegistryItem.tenant_id == self._trail.tenant_id,
+            RegistryItem.deleted_at.is_(None),
+            RegistryItem.name_key == func.lower(_NAMES),
+        )
+        return {row.asked: row.id for row in await self._session.execute(query, {"names": asked})}
+
     async def get_service_statistics(self) -> ServiceStatistics:
         """Return numbers of all the tenant's services, from one look at them."""
         living, health = RegistryItem.deleted_at.is_(None), ItemHealth
@@ -216,6 +249,18 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         for group, (_, kind) in groups.items():
             numbers[group] = {member: row[f"{group}.{member}"] for member in kind}
         return ServiceStatistics(**numbers)
+
+    def _searched(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
+        yield from self._conditions(search.filters)
+        if search.deleted == "only":
+            yield RegistryItem.deleted_at.is_not(None)
+        if search.text is not None:
+            yield self._matching(search.text)
+        if search.tags:
+            yield _tagged(search.tags, search.tags_match)
+        if search.stale_for is not None:
+            seen = ItemHealth.last_seen
+            yield or_(seen.is_(None), seen < self._trail.now - search.stale_for)
 
     # What is different from other models
 
@@ -273,6 +318,13 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         item.update_health_status(status, response_time_ms=response_time_ms, now=self._trail.now)
         item.validate_model()
 
+    async def _at_the_other_end(self, item_id: UUID, near: Any, far: Any) -> list[RegistryItem]:
+        if await self.get(item_id) is None:
+            raise no_such(self.kind, str(item_id))
+        ends = select(far).where(DependencyEdge.tenant_id == self._trail.tenant_id, near == item_id)
+        query = self._query(include_deleted=False).where(RegistryItem.id.in_(ends))
+        return list((await self._session.scalars(query.order_by(RegistryItem.name, RegistryItem.id))).all())
+
     async def _change_dependency(self, item_id: UUID, depends_on_id: UUID, change: Any) -> RegistryItem:
         async with self._write():
             await self._trail.lock()
@@ -328,6 +380,15 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         rows = await self._session.execute(query.where(RegistryItem.id.in_(item_ids)))
         names = {row.id: row.name for row in rows}
         return [names[item_id] for item_id in item_ids]
+
+
+def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> ColumnElement[bool]:
+    if not all(isinstance(tag, str) and unstorable(tag) is None for tag in tags):
+        raise InvalidField("tags: must be one text or more, without NUL characters.", param="tags")
+    wanted, column = sorted(tags), RegistryItem.__table__.c.tags
+    if match == "all":
+        return column.contains(wanted)
+    return not_(column.overlap(wanted)) if match == "none" else column.overlap(wanted)
 
 
 def _edges() -> Select[UUID, UUID]:

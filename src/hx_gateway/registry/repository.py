@@ -141,9 +141,7 @@ class BaseRepository(Generic[ModelT]):
         include_deleted: bool = False,
     ) -> Page[ModelT]:
         """Return a page, as :meth:`get_multi`, of those that ``text`` is found in."""
-        if not 0 < len(text) <= MAX_SEARCH_CHARS or unstorable(text) is not None:
-            raise InvalidField(f"text: must have 1 to {MAX_SEARCH_CHARS} characters, none of them NUL.", param="text")
-        query = self._query(include_deleted=include_deleted).where(self._matches(text), *self._conditions(filters))
+        query = self._query(include_deleted=include_deleted).where(self._matching(text), *self._conditions(filters))
         return await self._page(query, (text, filters, include_deleted), sort=sort, limit=limit, cursor=cursor)
 
     async def count(self, filters: Values | None = None, *, include_deleted: bool = False) -> int:
@@ -157,6 +155,10 @@ class BaseRepository(Generic[ModelT]):
         return await self._session.scalar(query.limit(1)) is not None
 
     # Changing
+
+    async def lock(self) -> None:
+        """Let nobody else change the tenant's objects until the transaction ends: for who decides by what is there."""
+        await self._trail.lock()
 
     async def create(self, values: Values) -> ModelT:
         """Make an object of the fields in ``values``."""
@@ -274,6 +276,11 @@ class BaseRepository(Generic[ModelT]):
         await self._session.flush()
 
     # How
+
+    def _matching(self, text: str) -> ColumnElement[bool]:
+        if not 0 < len(text) <= MAX_SEARCH_CHARS or unstorable(text) is not None:
+            raise InvalidField(f"text: must have 1 to {MAX_SEARCH_CHARS} characters, none of them NUL.", param="text")
+        return self._matches(text)
 
     def _query(self, *, include_deleted: bool) -> Select[Any]:
         query = self._rows(self.model, include_deleted=include_deleted).options(*self._options())
