@@ -107,7 +107,7 @@ class Catalog:
         async with self._open(actor, tenant_id) as items:
             return (await _found(items, ref, include_deleted=include_deleted)).to_dict()
 
-    async def list(
+    async def find(
         self,
         actor: Actor,
         search: ServiceSearch,

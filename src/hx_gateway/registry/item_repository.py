@@ -386,9 +386,8 @@ def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> Colum
     if not all(isinstance(tag, str) and unstorable(tag) is None for tag in tags):
         raise InvalidField("tags: must be one text or more, without NUL characters.", param="tags")
     wanted, column = sorted(tags), RegistryItem.__table__.c.tags
-    if match == "all":
-        return column.contains(wanted)
-    return not_(column.overlap(wanted)) if match == "none" else column.overlap(wanted)
+    tagged: ColumnElement[bool] = column.contains(wanted) if match == "all" else column.overlap(wanted)
+    return not_(tagged) if match == "none" else tagged
 
 
 def _edges() -> Select[UUID, UUID]:

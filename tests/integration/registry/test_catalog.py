@@ -62,7 +62,7 @@ class Desk:
         return made
 
     async def names(self, search: ServiceSearch, **more: Any) -> list[str]:
-        page = await self.catalog.list(self.member, search, sort="name", **more)
+        page = await self.catalog.find(self.member, search, sort="name", **more)
         return [item["name"] for item in page.items]
 
 
@@ -143,13 +143,13 @@ async def test_a_list_takes_all_that_is_asked_together(desk: Desk) -> None:
     assert await desk.names(ServiceSearch(deleted="only")) == ["delta"]
     assert await desk.names(ServiceSearch(deleted="with", tags=frozenset({"a"}))) == ["alpha", "delta"]
     assert await desk.names(ServiceSearch(filters={"is_required": True}, stale_for=timedelta(hours=1))) == ["alpha"]
-    page = await desk.catalog.list(desk.member, ServiceSearch(text="forecast"), sort="name", limit=1)
-    rest = await desk.catalog.list(
+    page = await desk.catalog.find(desk.member, ServiceSearch(text="forecast"), sort="name", limit=1)
+    rest = await desk.catalog.find(
         desk.member, ServiceSearch(text="forecast"), sort="name", limit=1, cursor=page.next_cursor
     )
     assert [item["name"] for item in (*page.items, *rest.items)] == ["alpha", "beta"]
     with pytest.raises(HXError):
-        await desk.catalog.list(desk.member, ServiceSearch(text="maps"), sort="name", cursor=page.next_cursor)
+        await desk.catalog.find(desk.member, ServiceSearch(text="maps"), sort="name", cursor=page.next_cursor)
 
 
 async def test_who_changes_something_may_say_which_version_it_has_read(desk: Desk) -> None:
@@ -213,7 +213,12 @@ async def test_of_the_deleted_the_last_one_of_a_name_comes_back(desk: Desk) -> N
 
 async def test_many_are_made_and_each_is_told_of(desk: Desk) -> None:
     await desk.create("taken")
-    several = [{"name": "one"}, {"name": "taken"}, {"name": "two", "port": 70_000}, {"name": "three"}]
+    several: list[dict[str, Any]] = [
+        {"name": "one"},
+        {"name": "taken"},
+        {"name": "two", "port": 70_000},
+        {"name": "three"},
+    ]
     told = await desk.catalog.create_all(desk.member, several, dry_run=True)
     assert (told.created, told.failed, told.dry_run) == (2, 2, True)
     assert await desk.names(ServiceSearch()) == ["taken"]
