@@ -29,8 +29,8 @@ EXPORT_MODULE = "hx_gateway.observability.otel_export"
 PUBLISH_SECONDS = 1.0
 STOP_SECONDS = 5.0
 LEDGER_OPEN_SECONDS = 1.0
-# A batch of calls costs a dozen statements, some 1.5 ms whatever it carries, so that it should carry many; and what it
-# carries is reckoned here without a pause, some 5 µs a row, so that it should not carry too many.
+# A batch of calls costs a dozen statements, some 1 ms whatever it carries, so that it should carry many; and what it
+# carries is reckoned here without a pause, some 6 µs a row, so that it should not carry too many.
 LEDGER_WAKE_ROWS = 1000
 LEDGER_BATCH_ROWS = 2000
 SCHEMA_SECONDS = 30.0

@@ -70,6 +70,9 @@ class CallJournal:
 
     def done(self, admission: Admission, done: CallDone) -> None:
         """Write how a call ended; never raises. Without a record that it was sent, only if the journal takes it."""
+        if not admission.recorded:
+            # That it was sent may be due: a reservation that is written after its end would stay open.
+            self._write_due()
         record = Done(
             self._facts(admission),
             status=done.status,

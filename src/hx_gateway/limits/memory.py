@@ -14,7 +14,7 @@ from hx_gateway.limits import gcra
 from hx_gateway.limits.model import Ask, Lapsed, Outcome, RateState, Settlement, Verdict, WindowSeed, WindowState
 from hx_gateway.limits.money import SECOND_US, TenantMoney
 from hx_gateway.limits.scopes import Scope, Scopes
-from hx_gateway.limits.verdicts import Refusal, admitted, lease_us, verdict_of
+from hx_gateway.limits.verdicts import ADMITTED, Refusal, admitted, lease_us, verdict_of
 from hx_gateway.limits.windows import NEVER_US
 
 # How long a call without charges is remembered when it is never settled, and one that must not begin any more.
@@ -24,7 +24,7 @@ PRUNE_SIZE = 2_000
 
 
 # A member of an enumeration costs several times as much to look up as a name of a module.
-ADMITTED, STALE = Outcome.ADMITTED, Outcome.STALE
+STALE = Outcome.STALE
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):

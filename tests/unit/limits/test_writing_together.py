@@ -117,3 +117,12 @@ async def test_all_that_happened_before_is_written_before_it_is_said_to_be_drain
         assert (bench.kinds, admission.recorded) == (["Sent"], True)
         meter.confirm(admission)
         meter.settle(admission, ended(2))
+
+
+async def test_a_call_that_ends_in_the_turn_it_went_out_is_written_in_that_order(bench: Bench) -> None:
+    async with bench.meter() as meter:
+        await bench.clock.pass_by(1.0)
+        (admission,) = await admitted(meter, range(1))
+        meter.sent(admission, "up", "openai")
+        meter.settle(admission, ended(2))
+    assert bench.kinds == ["Sent", "Done"]
