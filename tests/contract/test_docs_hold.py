@@ -17,10 +17,10 @@ from scripts.docs_reference import ENVIRONMENT_FILE, is_secret
 
 from hx_gateway.access.authenticator import KeyRules
 from hx_gateway.access.throttle import MAX_FAILURES
-from hx_gateway.admin.bodies import MAX_BODY_BYTES as MAX_ADMIN_BODY_BYTES
 from hx_gateway.gateway.config_document import MAX_FILE_BYTES
 from hx_gateway.gateway.model_config import load_model_config
 from hx_gateway.gateway.model_table import build_model_table
+from hx_gateway.http.bodies import MAX_BODY_BYTES as MAX_ADMIN_BODY_BYTES
 from hx_gateway.http.head_check import MAX_LINE_BYTES
 from hx_gateway.http.protocol import EdgeLimits
 from hx_gateway.kit.json_object import MAX_CONTAINERS, MAX_DEPTH, MAX_INTEGER_DIGITS, WHOLE_DECODE_BYTES

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from hx_gateway.admin.answers import AuditCheck, AuditEntry, ListOf
-from hx_gateway.admin.bodies import StrictJsonRoute
 from hx_gateway.admin.caller import Asks, shown_page
 from hx_gateway.admin.operations import RESPONSES
 from hx_gateway.admin.schemas import AuditList
+from hx_gateway.http.bodies import StrictJsonRoute
 
 TenantId = Annotated[str, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["default"])]
 

@@ -10,11 +10,12 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from hx_gateway.access.principal import Scope
 from hx_gateway.allowances import MAX_PARALLEL, MAX_PER_MINUTE
+from hx_gateway.http.strict_models import Strict
 from hx_gateway.kit.money import MAX_USD, usd_to_nano
 
 MAX_NAME_CHARS = 200
@@ -230,12 +231,6 @@ Moment = Annotated[
 LifeSeconds = Annotated[
     StrictInt, Field(ge=1, le=MAX_LIFE_SECONDS, description="Seconds from now; in place of `expires_at`.")
 ]
-
-
-class Strict(BaseModel):
-    """A body or a part of one: what it does not know is refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Limits(Strict):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from hx_gateway.access.directory import Directory
 from hx_gateway.access.principal import Role
 from hx_gateway.admin import audit, keys, teams, tenants, users
-from hx_gateway.admin.bodies import MAX_BODY_BYTES
+from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, ErrorShape, Handler, Needs, Policy, RouteSpec, needs, needs_role
 
 ROUTERS: tuple[tuple[str, str, APIRouter], ...] = (

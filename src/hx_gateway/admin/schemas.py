@@ -30,7 +30,6 @@ from hx_gateway.admin.fields import (
     ObjectId,
     Routes,
     Scopes,
-    Strict,
     Tag,
     Tags,
     TenantBudgets,
@@ -38,18 +37,9 @@ from hx_gateway.admin.fields import (
     TimeZone,
     UserRole,
 )
+from hx_gateway.http.strict_models import Strict, optional
 
 DEFAULT_PAGE = 50
-
-
-def _absent() -> Any:
-    """Stand for a field that was not sent: what is not set is not handed on."""
-    return None
-
-
-def optional(**more: Any) -> Any:
-    """Return a field that may be left out, and that has no default that a reader of the document could send."""
-    return Field(default_factory=_absent, **more)
 
 
 class Fields(Strict):
@@ -63,8 +53,7 @@ class Fields(Strict):
 
     def values(self) -> dict[str, Any]:
         """Return what was sent, as plain values: money in nano-dollars, times aware."""
-        values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-        return {name: _plain(value) for name, value in values.items()}
+        return {name: _plain(value) for name, value in self.given().items()}
 
 
 class TenantPatch(Fields):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hx_gateway.access.resources import ResourceKind
-from hx_gateway.admin.bodies import MAX_BODY_BYTES
 from hx_gateway.errors import Forbidden, InvalidRequest, NotFound
+from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.http.reserved import reserved_routes
 from hx_gateway.services.base import DependencyError, FailureKind
 from tests.unit.admin.asking import PREFIXES, SECRET, SHOWN, Asking
