@@ -37,6 +37,7 @@ from hx_gateway.pipeline.build import PipelineParts, build_pipeline
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.recording import Record
+from hx_gateway.registering import Registering
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.services.redis import RedisService
 from hx_gateway.services.upstream.base import Timeouts, Upstream, UpstreamKind
@@ -75,6 +76,7 @@ class GatewayApp:
         record: Record,
         identity: Identity | None,
         accounting: Accounting | None,
+        registering: Registering | None,
     ) -> None:
         self.pipeline = pipeline
         self.models = models
@@ -84,6 +86,7 @@ class GatewayApp:
         self.record = record
         self.accounting = accounting
         self._identity = identity
+        self._registering = registering
         self._bridge = bridge
         self._upstreams = upstreams
         self._settings = settings
@@ -105,6 +108,8 @@ class GatewayApp:
             await self.record.open(stack)
             if self._identity is not None:
                 await self._identity.open(stack)
+            if self._registering is not None:
+                await self._registering.open(stack)
             if self.accounting is not None and self.record.ledger is not None and self.record.ledger_drain is not None:
                 await self.accounting.open(stack, self.record.ledger, self.record.ledger_drain)
             await send({"type": "lifespan.startup.complete"})
@@ -132,10 +137,13 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
     admin_key = AdminKeyAuthenticator(_secret(settings.admin_key) or os.urandom(32).hex())
     identity: Identity | None = None
     accounting: Accounting | None = None
+    registering: Registering | None = None
     if isinstance(stores.postgres, PostgresService):
         redis = stores.redis if isinstance(stores.redis, RedisService) else None
         identity = Identity(settings, metrics, admin_key, stores.postgres, redis)
         accounting = Accounting(settings, metrics, stores.postgres, redis, upstreams[UpstreamKind.OPENAI], config)
+        registering = Registering(settings, metrics, identity.database, redis, audit_key=identity.audit_key)
+        drain.on_begin(registering.feed.stop)
     record = Record(settings, metrics, [accounting.kind] if accounting is not None else [])
     plan = _Plan(
         settings=settings,
@@ -148,6 +156,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         layer=record.layer,
         directory=identity.directory if identity is not None else None,
         accounting=accounting,
+        registering=registering,
     )
     pipeline = _pipeline(plan)
     sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
@@ -175,6 +184,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         record=record,
         identity=identity,
         accounting=accounting,
+        registering=registering,
     )
 
 
@@ -214,6 +224,7 @@ class _Plan:
     layer: DatabaseIntegrationLayer
     directory: Directory | None
     accounting: Accounting | None
+    registering: Registering | None
 
 
 def _pipeline(plan: _Plan) -> GatewayPipeline:
@@ -250,6 +261,9 @@ def _routes(plan: _Plan) -> RouteTable:
         admin.include(api, plan.directory)
         routes += admin.admin_routes(handler)
         built |= admin.BUILT
+    if plan.registering is not None:
+        plan.registering.include(api)
+        routes += plan.registering.routes(handler)
     if plan.accounting is not None:
         routes += plan.accounting.routes(plan.models)
         built |= SPEND_BUILT

@@ -35,6 +35,7 @@ POSTGRES, REDIS = "postgres", "redis"
 
 class Identity:
     """Knows keys and changes them, over one database; ``authenticator`` is for the pipeline, ``directory`` for admins.
+    ``database`` and ``audit_key`` are for others who change what the audit log tells of.
 
     Raises ``SettingsError`` for peppers that must not be used.
     """
@@ -72,13 +73,12 @@ class Identity:
             shared=shared,
             heard_key=self.authenticator.forget_imported,
         )
-        self._database = DatabaseManager(
-            self._pg_url, pool_size=settings.pool_size, max_overflow=settings.pool_overflow
-        )
+        self.database = DatabaseManager(self._pg_url, pool_size=settings.pool_size, max_overflow=settings.pool_overflow)
         audit_key = self._peppers.derive(AUDIT_PURPOSE, self._peppers.oldest)
         assert audit_key is not None
+        self.audit_key = audit_key
         self.directory = Directory(
-            self._database,
+            self.database,
             mint=PepperedMinter(lambda: self.authenticator.peppers),
             audit_key=audit_key,
             announce=self._invalidation.announce,
@@ -87,7 +87,7 @@ class Identity:
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Begin to hear of changes; what is known of keys is kept on disk for a start without the database."""
-        stack.push_async_callback(self._database.close)
+        stack.push_async_callback(self.database.close)
         max_age = timedelta(seconds=self._stale_max)
         snapshot = KeySnapshot(self._data_dir / SNAPSHOT_FILE, self._peppers, self._cache, max_age=max_age)
         await snapshot.start()

@@ -283,6 +283,13 @@ class Settings(BaseSettings):
         True, alias="ENABLE_HEALTH_ENDPOINTS", description="The detailed `/health/…` endpoints."
     )
 
+    # The registry
+    registry_require_if_match: bool = Field(
+        False,
+        alias="HX_REGISTRY_REQUIRE_IF_MATCH",
+        description="Changes of a service must name the version that they are of (`if-match`).",
+    )
+
     # Models
     litellm_base_url: OptionalText = Field(
         None,

@@ -76,6 +76,7 @@ class Metrics:
         self._declare_journals()
         self._declare_accounting()
         self._declare_database()
+        self._declare_registry()
 
     def _declare_events(self) -> None:
         self.events_received = Counter(
@@ -167,6 +168,14 @@ class Metrics:
         )
         self.key_checks = Counter(
             "hx_key_checks", "Keys that were presented, by how they were known.", ("outcome",), registry=self.registry
+        )
+
+    def _declare_registry(self) -> None:
+        self.registry_reads = Counter(
+            "hx_registry_reads",
+            "Reads of the registry that may be answered from memory, by where the answer came from.",
+            ("outcome",),
+            registry=self.registry,
         )
 
     def _declare_journals(self) -> None:

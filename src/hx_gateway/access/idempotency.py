@@ -11,7 +11,7 @@ from typing import Any
 
 from hx_gateway.access.errors import Conflict
 from hx_gateway.access.repository import Repository
-from hx_gateway.access.resources import Actor, ResourceKind
+from hx_gateway.access.resources import Actor
 
 KEPT = timedelta(hours=24)
 REPLAYED = "replayed"
@@ -59,7 +59,7 @@ class Repetition:
         return str(self.actor.principal.tenant_id), str(self.actor.principal.key_id)
 
 
-def fingerprint(kind: ResourceKind, fields: Mapping[str, Any]) -> bytes:
+def fingerprint(kind: str, fields: Mapping[str, Any]) -> bytes:
     """Return what tells a request for an object from requests for others."""
-    text = json.dumps([kind.value, fields], sort_keys=True, default=str)
+    text = json.dumps([str(kind), fields], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

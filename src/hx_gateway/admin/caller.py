@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Request, Response
 
 from hx_gateway.access.directory import Directory
 from hx_gateway.access.idempotency import REPLAYED
 from hx_gateway.access.resources import Actor, ListQuery, Page, ResourceKind
 from hx_gateway.errors import NotFound
+from hx_gateway.http.request_headers import REPLAY_HEADER
 from hx_gateway.pipeline.context import Context
 
-REPLAY_HEADER = "x-hx-idempotent-replay"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -83,11 +83,3 @@ def announce_created(request: Request, response: Response, created: dict[str, An
 
 
 Asks = Annotated[Caller, Depends(caller_of)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        pattern=r"^[ -~]{1,255}$",
-        description="Sent again with the same body, the first answer comes again; secrets do not.",
-        examples=["order-4711-key"],
-    ),
-]

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Body, Query, Request, Response
 
 from hx_gateway.access.resources import ResourceKind
 from hx_gateway.admin.answers import ListOf, User
-from hx_gateway.admin.caller import Asks, IdempotencyKey, announce_created
+from hx_gateway.admin.caller import Asks, announce_created
 from hx_gateway.admin.operations import BODY_EXAMPLES, CREATED_HEADERS, PATCH_EXAMPLE, RESPONSES
 from hx_gateway.admin.schemas import UserCreate, UserList, UserPatch
 from hx_gateway.http.bodies import StrictJsonRoute
+from hx_gateway.http.request_headers import IdempotencyKey
 
 router = APIRouter(tags=["users"], route_class=StrictJsonRoute, responses=RESPONSES)
 USER = ResourceKind.USER

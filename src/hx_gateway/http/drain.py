@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from hx_gateway.pipeline.context import Context
 
@@ -39,6 +40,11 @@ class Drain:
         self._flights: set[Flight] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._told: list[Callable[[], None]] = []
+
+    def on_begin(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` once draining begins: for answers that would go on for as long as they may."""
+        self._told.append(tell)
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -57,6 +63,8 @@ class Drain:
     async def wait(self, seconds: float) -> bool:
         """Wait until nothing is in flight, at most ``seconds``; then stop what is left. True if nothing was."""
         self.draining = True
+        for tell in self._told:
+            tell()
         try:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()

@@ -26,6 +26,8 @@ def problem(error: HXError) -> dict[str, object]:
     body |= {"detail": error.message, "code": error.code}
     if error.param is not None:
         body["param"] = error.param
+    if error.details:
+        body["errors"] = list(error.details)
     return body
 
 

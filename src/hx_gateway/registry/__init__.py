@@ -8,31 +8,41 @@ from hx_gateway.db.models.registry_items import (
     ServiceStatus,
 )
 from hx_gateway.registry.audit_trail import AuditTrail, Author
-from hx_gateway.registry.catalog import BulkOutcome, Catalog, HasDependents, ServicePage
-from hx_gateway.registry.errors import DependencyCycle, VersionConflict
+from hx_gateway.registry.bulk import Bulk, BulkOptions, BulkOutcome, Selection
+from hx_gateway.registry.catalog import Catalog, ServicePage
+from hx_gateway.registry.errors import Deleted, DependencyCycle, HasDependents, VersionConflict
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch, ServiceStatistics
 from hx_gateway.registry.repository import BaseRepository, BulkFailure, BulkRefused, BulkResult, Page
+from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.transactions import Transaction, Transactions
 
 __all__ = [
     "AuditTrail",
     "Author",
     "BaseRepository",
     "BuildType",
+    "Bulk",
     "BulkFailure",
+    "BulkOptions",
     "BulkOutcome",
     "BulkRefused",
     "BulkResult",
     "Catalog",
+    "Deleted",
     "DependencyCycle",
     "HasDependents",
     "Page",
     "RegistryItem",
     "RegistryItemRepository",
+    "Selection",
     "ServicePage",
     "ServicePriority",
     "ServiceProtocol",
     "ServiceSearch",
     "ServiceStatistics",
     "ServiceStatus",
+    "Standing",
+    "Transaction",
+    "Transactions",
     "VersionConflict",
 ]

@@ -13,12 +13,17 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hx_gateway.access.audit import AuditChain, Change, difference, masked
+from hx_gateway.access.audit import AuditChain, difference, masked
+from hx_gateway.access.audit import Change as AuditedChange
 from hx_gateway.access.errors import no_such
 from hx_gateway.access.repository import Repository
 from hx_gateway.db.models.audit import AuditEntry
+from hx_gateway.registry.feed.changes import Change
+from hx_gateway.registry.feed.repository import changes_of
 
 Action = Literal["created", "updated", "deleted", "restored"]
+# Where PostgreSQL tells, at the commit, whose services were changed.
+POSTGRES_CHANNEL = "hx_registry"
 _ELEMENTS = func.unnest(bindparam("before", type_=ARRAY(Text)), bindparam("after", type_=ARRAY(Text)))
 _PAIRS = _ELEMENTS.table_valued(column("before", Text), column("after", Text), with_ordinality="place").render_derived()
 # As the database writes JSON, which is what the hashes are over.
@@ -59,7 +64,10 @@ class Recorded:
 
 
 class AuditTrail:
-    """Adds to the audit log of one tenant, as ``author``, at ``now``. Whoever adds holds the tenant's lock."""
+    """Adds to the audit log of one tenant, as ``author``, at ``now``. Whoever adds holds the tenant's lock.
+
+    PostgreSQL notifies :data:`POSTGRES_CHANNEL` of the tenant when the transaction commits.
+    """
 
     def __init__(
         self, session: AsyncSession, chain: AuditChain, *, tenant_id: str, author: Author, now: datetime
@@ -67,6 +75,7 @@ class AuditTrail:
         self.tenant_id = tenant_id
         self.author = author
         self.now = now
+        self._entries: list[AuditEntry] = []
         self._session = session
         self._chain = chain
         self._directory = Repository(session)
@@ -76,6 +85,11 @@ class AuditTrail:
         tenant = await self._directory.lock_tenant(self.tenant_id)
         if tenant is None or tenant.deleted_at is not None:
             raise no_such("tenant", self.tenant_id, param="tenant_id")
+
+    async def changes(self) -> list[Change]:
+        """Return what was added and not undone so far, as those are told who follow the registry."""
+        kept = [entry for entry in self._entries if entry in self._session]
+        return await changes_of(self._session, self.tenant_id, kept)
 
     async def record(self, kind: str, changes: Sequence[Recorded]) -> None:
         """Add an entry for each of ``changes``, in their order."""
@@ -96,10 +110,13 @@ class AuditTrail:
                 "object_id": change.object_id,
                 "request_id": self.author.request_id,
             }
-            link = self._chain.link(Change(**common, before=before_text, after=after_text), previous)
-            self._session.add(AuditEntry(**common, before=before, after=after, previous_hash=previous, hash=link))
+            link = self._chain.link(AuditedChange(**common, before=before_text, after=after_text), previous)
+            entry = AuditEntry(**common, before=before, after=after, previous_hash=previous, hash=link)
+            self._session.add(entry)
+            self._entries.append(entry)
             previous = link
         await self._session.flush()
+        await self._session.execute(select(func.pg_notify(POSTGRES_CHANNEL, self.tenant_id)))
 
 
 def _open(fields: Mapping[str, Any] | None) -> dict[str, Any] | None:

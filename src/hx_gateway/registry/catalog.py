@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
-from uuid import UUID
 
-from hx_gateway.access.audit import AuditChain
-from hx_gateway.access.errors import Conflict, no_such
-from hx_gateway.access.principal import Role
+from hx_gateway.access.idempotency import Repetition, fingerprint
 from hx_gateway.access.resources import Actor
-from hx_gateway.db.models.base_model import NAME_CHARS
-from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
-from hx_gateway.db.models.validation import identifier, unstorable
-from hx_gateway.kit.clock import Clock, SystemClock
-from hx_gateway.registry.audit_trail import AuditTrail, Author
-from hx_gateway.registry.errors import MAX_SHOWN_NAMES
+from hx_gateway.db.models.registry_items import RegistryItem
+from hx_gateway.registry.errors import HasDependents
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
-from hx_gateway.registry.repository import BulkRefused, BulkResult
-from hx_gateway.services.database import DatabaseManager
+from hx_gateway.registry.merge_patch import merged
+from hx_gateway.registry.references import SERVICE, found, last_deleted, perhaps, with_ids
+from hx_gateway.registry.transactions import Transactions
 
 OnConflict = Literal["error", "update", "restore"]
 Dependents = Literal["restrict", "detach", "force"]
 Values = Mapping[str, Any]
-SERVICE = "service"
-
-
-class HasDependents(Conflict):
-    """A service that others depend on is to be deleted. ``dependents`` are their names."""
-
-    code = "has_dependents"
-
-    def __init__(self, name: str, dependents: Sequence[str]) -> None:
-        shown = ", ".join(dependents[:MAX_SHOWN_NAMES]) + (", …" if len(dependents) > MAX_SHOWN_NAMES else "")
-        super().__init__(
-            f"{name!r} is needed by {shown}: delete those first, or say what is to become of them (dependents=detach "
-            "takes their dependency away, dependents=force leaves it).",
-            param="dependents",
-        )
-        self.dependents = tuple(dependents)
+MAX_TAG_COUNTS = 1000
+_OBJECTS = frozenset({"service_metadata", "config"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +31,6 @@ class ServicePage:
     next_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkOutcome:
-    """What became of each of many, in their order: ``index``, and ``item`` or ``error`` with ``param`` and ``code``.
-
-    ``dry_run``: nothing of it was kept.
-    """
-
-    created: int
-    failed: int
-    dry_run: bool
-    results: list[dict[str, Any]]
-
-
-class _DryRun(Exception):
-    """Undoes what was tried."""
-
-
 class Catalog:
     """The services of tenants. A service is named by its id, or by its name in whatever case.
 
@@ -77,35 +39,43 @@ class Catalog:
     ``DependencyError`` while the database is away: then nothing was changed, but for a commit whose answer was lost.
     """
 
-    def __init__(self, database: DatabaseManager, *, audit_key: bytes, clock: Clock | None = None) -> None:
-        self._database = database
-        self._chain = AuditChain(audit_key)
-        self._clock = clock or SystemClock()
+    def __init__(self, transactions: Transactions) -> None:
+        self.transactions = transactions
 
     # Services
 
     async def create(
-        self, actor: Actor, fields: Values, *, tenant_id: str | None = None, on_conflict: OnConflict = "error"
+        self,
+        actor: Actor,
+        fields: Values,
+        *,
+        tenant_id: str | None = None,
+        on_conflict: OnConflict = "error",
+        idempotency_key: str | None = None,
     ) -> tuple[dict[str, Any], bool]:
         """Make a service; return it, and whether it is new.
 
         Where a living one has its name, ``update`` and ``restore`` set its fields instead; where only a deleted one
-        has, ``restore`` brings the last of those back and sets its fields.
+        has, ``restore`` brings the last of those back and sets its fields. With an ``idempotency_key`` that the same
+        actor gave in the last 24 hours for the same, the first answer comes again, marked (``REPLAYED``).
         """
-        async with self._open(actor, tenant_id) as items:
-            known = await self._known(items, fields, on_conflict)
-            if known is None:
-                return (await items.create(fields)).to_dict(), True
-            if known.is_deleted:
-                await items.restore(known.id)
-            return (await items.update(known.id, fields)).to_dict(), False
+        asked = {"fields": fields, "tenant_id": tenant_id, "on_conflict": on_conflict}
+        again = None if idempotency_key is None else Repetition(actor, idempotency_key, fingerprint(SERVICE, asked))
+        async with self.transactions.open(actor, tenant_id) as transaction:
+            first = None if again is None else await again.first_answer(transaction.answers, transaction.now)
+            if first is not None:
+                return first, True
+            item, new = await self._create(transaction.items, fields, on_conflict)
+            if again is not None and new:
+                await again.keep(transaction.answers, item, transaction.now)
+            return item, new
 
     async def get(
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
     ) -> dict[str, Any]:
         """Return a service; with ``include_deleted`` also one that was deleted."""
         async with self._open(actor, tenant_id) as items:
-            return (await _found(items, ref, include_deleted=include_deleted)).to_dict()
+            return (await found(items, ref, include_deleted=include_deleted)).to_dict()
 
     async def find(
         self,
@@ -130,11 +100,36 @@ class Catalog:
         *,
         tenant_id: str | None = None,
         expected_version: int | None = None,
+        merge: bool = False,
     ) -> dict[str, Any]:
-        """Set fields of a service; return it as it is now."""
+        """Set fields of a service; return it as it is now.
+
+        ``merge`` sets the members that ``service_metadata`` and ``config`` have, and leaves their others as they are.
+        """
         async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref)
-            return (await items.update(item.id, changes, expected_version=expected_version)).to_dict()
+            await items.lock()
+            item = await found(items, ref)
+            if merge:
+                changes = {
+                    **changes,
+                    **{name: merged(getattr(item, name), changes[name]) for name in _OBJECTS & changes.keys()},
+                }
+            return (await self._set(items, item, changes, expected_version)).to_dict()
+
+    async def replace(
+        self,
+        actor: Actor,
+        ref: str,
+        fields: Values,
+        *,
+        tenant_id: str | None = None,
+        expected_version: int | None = None,
+    ) -> dict[str, Any]:
+        """Set all fields of a service, those that are left out to their defaults; its status stays unless given."""
+        async with self._open(actor, tenant_id) as items:
+            await items.lock()
+            item = await found(items, ref)
+            return (await self._set(items, item, {**RegistryItem.defaults(), **fields}, expected_version)).to_dict()
 
     async def delete(
         self,
@@ -151,7 +146,7 @@ class Catalog:
         dependency away, ``force`` leaves it.
         """
         async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref)
+            item = await found(items, ref)
             # Locked before its dependents are looked at: none comes to it then.
             await items.lock()
             needed_by = await items.get_dependents(item.id)
@@ -162,63 +157,37 @@ class Catalog:
                     await items.remove_dependency(other.id, item.id)
             return (await items.delete(item.id, expected_version=expected_version)).to_dict()
 
-    async def restore(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
-        """Take a deletion back. Of several that had the name, the one that was deleted last comes back."""
-        async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref, include_deleted=True)
-            return (await items.restore(item.id)).to_dict()
-
-    async def create_all(
-        self,
-        actor: Actor,
-        several: Sequence[Values],
-        *,
-        tenant_id: str | None = None,
-        atomic: bool = False,
-        dry_run: bool = False,
-    ) -> BulkOutcome:
-        """Make many services and tell of each; with ``atomic`` all of them or none.
-
-        ``dry_run`` tries it for real, so that every rule of the database speaks, and undoes it.
-        """
-        outcome: BulkOutcome | None = None
-        try:
-            async with self._open(actor, tenant_id) as items:
-                try:
-                    result = await items.bulk_create(several, atomic=atomic)
-                except BulkRefused as refused:
-                    result = BulkResult([], list(refused.failures))
-                outcome = _outcome(len(several), result, dry_run=dry_run)
-                if dry_run:
-                    raise _DryRun
-        except _DryRun:
-            pass
-        assert outcome is not None
-        return outcome
-
-    # How they are
-
-    async def note_health(
-        self,
-        actor: Actor,
-        ref: str,
-        status: ServiceStatus,
-        *,
-        tenant_id: str | None = None,
-        response_time_ms: float | None = None,
+    async def restore(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, new_name: str | None = None
     ) -> dict[str, Any]:
-        """Note what somebody found out about a service, or decided; return it as it is now."""
-        async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref)
-            return (await items.update_health_status(item.id, status, response_time_ms=response_time_ms)).to_dict()
+        """Take a deletion back. Of several that had the name, the one that was deleted last comes back.
 
-    async def heartbeats(self, actor: Actor, refs: Sequence[str], *, tenant_id: str | None = None) -> list[str]:
-        """Note that services were seen just now, at most 500; return those of ``refs`` that there are not."""
-        ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
+        With ``new_name`` it comes back under that, so that it may have a name beside one that took its own.
+        """
         async with self._open(actor, tenant_id) as items:
-            ids |= await items.ids_of([ref for ref in refs if ref not in ids])
-            seen = await items.bulk_update_last_seen(set(ids.values()))
-            return [ref for ref in refs if ids.get(ref) not in seen]
+            item = await found(items, ref, include_deleted=True)
+            changes = {} if new_name is None else {"name": new_name}
+            return (await items.restore(item.id, **changes)).to_dict()
+
+    async def depending_on(
+        self, actor: Actor, search: ServiceSearch, ref: str, *, tenant_id: str | None = None
+    ) -> ServiceSearch:
+        """Return ``search`` for those among its services that depend on one."""
+        async with self._open(actor, tenant_id) as items:
+            return replace(search, depends_on=(await found(items, ref, param="has_dependency")).id)
+
+    # What they are together
+
+    async def count(self, actor: Actor, search: ServiceSearch, *, tenant_id: str | None = None) -> int:
+        """Return how many services pass ``search``."""
+        async with self._open(actor, tenant_id) as items:
+            return await items.count_found(search)
+
+    async def tags(self, actor: Actor, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the most frequent tags of the tenant's services, at most :data:`MAX_TAG_COUNTS`."""
+        async with self._open(actor, tenant_id) as items:
+            counts = await items.tag_counts(limit=MAX_TAG_COUNTS)
+            return [{"tag": tag, "services": number} for tag, number in counts]
 
     async def statistics(self, actor: Actor, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Return numbers of the tenant's services."""
@@ -230,13 +199,13 @@ class Catalog:
     async def dependencies(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
         """Return the living services that one depends on, by name."""
         async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref)
+            item = await found(items, ref)
             return [other.to_dict() for other in await items.get_dependencies(item.id)]
 
     async def dependents(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
         """Return the living services that depend on one, by name."""
         async with self._open(actor, tenant_id) as items:
-            item = await _found(items, ref)
+            item = await found(items, ref)
             return [other.to_dict() for other in await items.get_dependents(item.id)]
 
     async def add_dependency(
@@ -244,7 +213,7 @@ class Catalog:
     ) -> dict[str, Any]:
         """Let a service depend on another one; return it as it is now."""
         async with self._open(actor, tenant_id) as items:
-            item, other = await _found(items, ref), await _found(items, depends_on, param="depends_on")
+            item, other = await found(items, ref), await found(items, depends_on, param="depends_on")
             return (await items.add_dependency(item.id, other.id)).to_dict()
 
     async def remove_dependency(
@@ -252,22 +221,31 @@ class Catalog:
     ) -> dict[str, Any]:
         """Let a service no longer depend on another one; return it as it is now."""
         async with self._open(actor, tenant_id) as items:
-            item, other = await _found(items, ref), await _found(items, depends_on, param="depends_on")
+            item, other = await found(items, ref), await found(items, depends_on, param="depends_on")
             return (await items.remove_dependency(item.id, other.id)).to_dict()
 
     # How
 
     @asynccontextmanager
     async def _open(self, actor: Actor, tenant_id: str | None) -> AsyncIterator[RegistryItemRepository]:
-        principal, own = actor.principal, str(actor.principal.tenant_id)
-        tenant = tenant_id or own
-        if tenant != own and principal.role is not Role.PLATFORM_ADMIN:
-            raise no_such("tenant", tenant, param="tenant_id")
-        author = Author(key=str(principal.key_id), user=principal.user_id, request_id=actor.request_id)
-        now: datetime = self._clock.now()
-        async with self._database.session(tenant) as session:
-            trail = AuditTrail(session, self._chain, tenant_id=tenant, author=author, now=now)
-            yield RegistryItemRepository(session, trail)
+        async with self.transactions.open(actor, tenant_id) as transaction:
+            yield transaction.items
+
+    async def _create(
+        self, items: RegistryItemRepository, fields: Values, on_conflict: OnConflict
+    ) -> tuple[dict[str, Any], bool]:
+        known = await self._known(items, fields, on_conflict)
+        fields = await with_ids(items, fields)
+        if known is None:
+            return (await items.create(fields)).to_dict(), True
+        if known.is_deleted:
+            await items.restore(known.id)
+        return (await items.update(known.id, fields)).to_dict(), False
+
+    async def _set(
+        self, items: RegistryItemRepository, item: RegistryItem, changes: Values, expected_version: int | None
+    ) -> RegistryItem:
+        return await items.update(item.id, await with_ids(items, changes), expected_version=expected_version)
 
     @staticmethod
     async def _known(items: RegistryItemRepository, fields: Values, on_conflict: OnConflict) -> RegistryItem | None:
@@ -276,47 +254,5 @@ class Catalog:
         if on_conflict == "error" or not isinstance(name, str):
             return None
         await items.lock()
-        known = await _by_name(items, name)
-        return known or (await _by_name(items, name, include_deleted=True) if on_conflict == "restore" else None)
-
-
-async def _found(
-    items: RegistryItemRepository, ref: str, *, include_deleted: bool = False, param: str = "ref"
-) -> RegistryItem:
-    item = await _perhaps(items, ref, include_deleted=include_deleted)
-    if item is None:
-        raise no_such(SERVICE, ref, param=param)
-    return item
-
-
-async def _perhaps(items: RegistryItemRepository, ref: str, *, include_deleted: bool = False) -> RegistryItem | None:
-    """Return the service of that id, else of that name: the living one first."""
-    item_id = identifier(ref)
-    found = await items.get(item_id, include_deleted=include_deleted) if isinstance(item_id, UUID) else None
-    found = found or await _by_name(items, ref)
-    return found or (await _by_name(items, ref, include_deleted=True) if include_deleted else None)
-
-
-async def _by_name(items: RegistryItemRepository, name: str, *, include_deleted: bool = False) -> RegistryItem | None:
-    if not 0 < len(name) <= NAME_CHARS or unstorable(name) is not None:
-        return None
-    if not include_deleted:
-        return await items.get_by_name(name)
-    search = ServiceSearch(filters={"name": name}, deleted="only")
-    page = await items.find(search, sort="-updated_at", limit=1)
-    return page.items[0] if page.items else None
-
-
-def _outcome(count: int, result: BulkResult[RegistryItem], *, dry_run: bool) -> BulkOutcome:
-    failures = {failure.index: failure.error for failure in result.failures}
-    made = iter(result.items)
-    results: list[dict[str, Any]] = []
-    for index in range(count):
-        error = failures.get(index)
-        if error is not None:
-            results.append({"index": index, "error": error.message, "code": error.code, "param": error.param})
-        elif result.items:
-            results.append({"index": index, "item": next(made).to_dict()})
-        else:
-            results.append({"index": index, "error": "Not kept: another one cannot be.", "code": "not_kept"})
-    return BulkOutcome(created=len(result.items), failed=count - len(result.items), dry_run=dry_run, results=results)
+        known = await perhaps(items, name)
+        return known or (await last_deleted(items, name) if on_conflict == "restore" else None)

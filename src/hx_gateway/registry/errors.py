@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hx_gateway.access.errors import Conflict, InvalidField
+from hx_gateway.access.errors import MAX_SHOWN_CHARS, Conflict, InvalidField
 from hx_gateway.errors import HXError
 
 MAX_SHOWN_NAMES = 20
@@ -20,6 +20,38 @@ class DependencyCycle(Conflict):
         shown = [*path] if len(path) <= MAX_SHOWN_NAMES else [*path[: MAX_SHOWN_NAMES - 1], "…", path[-1]]
         super().__init__(f"dependencies: this would close a cycle: {' → '.join(shown)}.", param="dependencies")
         self.path = tuple(path)
+        self.details = [{"code": self.code, "path": list(path)}]
+
+
+class HasDependents(Conflict):
+    """A service that others depend on is to be deleted. ``dependents`` are their names."""
+
+    code = "has_dependents"
+
+    def __init__(self, name: str, dependents: Sequence[str]) -> None:
+        shown = ", ".join(dependents[:MAX_SHOWN_NAMES]) + (", …" if len(dependents) > MAX_SHOWN_NAMES else "")
+        super().__init__(
+            f"{name!r} is needed by {shown}: delete those first, or say what is to become of them (dependents=detach "
+            "takes their dependency away, dependents=force leaves it).",
+            param="dependents",
+        )
+        self.dependents = tuple(dependents)
+        self.details = [{"code": self.code, "name": dependent} for dependent in dependents]
+
+
+class Deleted(HXError):
+    """What is asked for was deleted, and may be restored."""
+
+    status = 410
+    code = "deleted"
+    type = "invalid_request_error"
+
+    def __init__(self, kind: str, ref: str) -> None:
+        super().__init__(
+            f"The {kind} {ref[:MAX_SHOWN_CHARS]!r} was deleted: ask with include_deleted=true to see it, restore it to "
+            "use it.",
+            param="ref",
+        )
 
 
 class VersionConflict(HXError):

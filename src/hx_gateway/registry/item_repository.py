@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -48,7 +48,7 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.db.models.validation import unstorable
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
 from hx_gateway.registry.graph import path_between
-from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page
+from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page, in_order
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
@@ -84,8 +84,9 @@ class ServiceSearch:
     """Which services are looked for: those that pass all that is given.
 
     ``filters`` as in :meth:`BaseRepository.get_multi`; ``text`` as in :meth:`BaseRepository.search`. Of ``tags`` a
-    service has any, all or none, as ``tags_match`` says. ``stale_for``: not seen for so long, or never. ``deleted``:
-    without those that are deleted, with them, or only them.
+    service has any, all or none, as ``tags_match`` says. ``stale_for``: not seen for so long, or never. Times are
+    aware; ``created_before`` is not among those that are found, the other two are. ``metadata`` is contained in the
+    service's. ``deleted``: without those that are deleted, with them, or only them.
     """
 
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -93,7 +94,17 @@ class ServiceSearch:
     tags: frozenset[str] = frozenset()
     tags_match: Literal["any", "all", "none"] = "any"
     stale_for: timedelta | None = None
+    name_prefix: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    updated_since: datetime | None = None
+    depends_on: UUID | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     deleted: Literal["without", "with", "only"] = "without"
+
+    def key(self) -> object:
+        """Return what tells this search from others, the same in every process."""
+        return in_order(tuple(getattr(self, part.name) for part in fields(self)))
 
 
 class RegistryItemRepository(BaseRepository[RegistryItem]):
@@ -149,8 +160,12 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     ) -> Page[RegistryItem]:
         """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`."""
         query = self._query(include_deleted=search.deleted != "without").where(*self._searched(search))
-        asked = (search.filters, search.text, search.tags, search.tags_match, search.stale_for, search.deleted)
-        return await self._page(query, asked, sort=sort, limit=limit, cursor=cursor)
+        return await self._page(query, search.key(), sort=sort, limit=limit, cursor=cursor)
+
+    async def count_found(self, search: ServiceSearch) -> int:
+        """Return how many services pass ``search``."""
+        query = self._rows(func.count(), include_deleted=search.deleted != "without")
+        return await self._session.scalar(query.where(*self._searched(search))) or 0
 
     async def get_dependencies(self, item_id: UUID) -> list[RegistryItem]:
         """Return the living services that one depends on, by name. Raises ``NotFound``."""
@@ -250,6 +265,13 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             numbers[group] = {member: row[f"{group}.{member}"] for member in kind}
         return ServiceStatistics(**numbers)
 
+    async def tag_counts(self, *, limit: int) -> list[tuple[str, int]]:
+        """Return the tags of living services with how many have each, the most frequent first."""
+        tags = self._rows(func.unnest(RegistryItem.tags).label("tag")).subquery()
+        query = select(tags.c.tag, func.count()).group_by(tags.c.tag)
+        rows = await self._session.execute(query.order_by(func.count().desc(), tags.c.tag).limit(limit))
+        return [(row[0], row[1]) for row in rows]
+
     def _searched(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
         yield from self._conditions(search.filters)
         if search.deleted == "only":
@@ -261,6 +283,26 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         if search.stale_for is not None:
             seen = ItemHealth.last_seen
             yield or_(seen.is_(None), seen < self._trail.now - search.stale_for)
+        yield from self._placed(search)
+
+    def _placed(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
+        item = RegistryItem
+        if search.name_prefix is not None:
+            if unstorable(search.name_prefix) is not None:
+                raise InvalidField("name_prefix: must be a text without NUL characters.", param="name_prefix")
+            yield func.starts_with(item.name_key, func.lower(search.name_prefix))
+        if search.created_after is not None:
+            yield item.created_at >= search.created_after
+        if search.created_before is not None:
+            yield item.created_at < search.created_before
+        if search.updated_since is not None:
+            yield item.updated_at >= search.updated_since
+        if search.metadata:
+            yield item.__table__.c.service_metadata.contains(search.metadata)
+        if search.depends_on is not None:
+            edge = DependencyEdge
+            near = and_(edge.tenant_id == item.tenant_id, edge.item_id == item.id)
+            yield select(edge.item_id).where(near, edge.depends_on_id == search.depends_on).exists()
 
     # What is different from other models
 

@@ -72,6 +72,10 @@ class BulkRefused(InvalidField):
         message = f"Nothing was kept: {len(failures)} cannot be; the one at {first.index}: {first.error.message}"
         super().__init__(message, param=f"{first.index}.{first.error.param}")
         self.failures = tuple(failures)
+        self.details = [
+            {"index": index, "code": error.code, "param": error.param, "detail": error.message}
+            for index, error in ((failure.index, failure.error) for failure in failures)
+        ]
 
 
 class BaseRepository(Generic[ModelT]):
@@ -188,12 +192,18 @@ class BaseRepository(Generic[ModelT]):
             await self._finish("deleted", [(item, before)])
             return item
 
-    async def restore(self, item_id: UUID) -> ModelT:
-        """Take a deletion back; a living one stays as it is. Raises ``Conflict`` where its name was taken since."""
+    async def restore(self, item_id: UUID, **changes: Any) -> ModelT:
+        """Take a deletion back and set fields; a living one keeps being one.
+
+        Raises ``Conflict`` where its name was taken since.
+        """
+        self.model.check_names(changes)
         async with self._write():
             await self._trail.lock()
             (item,) = await self._locked([item_id], include_deleted=True)
             before = self._recorded(item)
+            item.update_fields(**changes)
+            item.validate_model()
             item.restore(self._trail.author.name, now=self._trail.now)
             await self._finish("restored", [(item, before)])
             return item
@@ -297,7 +307,7 @@ class BaseRepository(Generic[ModelT]):
             raise InvalidField(f"sort: must be one of {', '.join(sorted(self.sortable))}.", param="sort")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidField(f"limit: must be between 1 and {MAX_PAGE}.", param="limit")
-        column, mark = self._columns()[field], mark_of(self.kind, sort, _in_order(asked))
+        column, mark = self._columns()[field], mark_of(self.kind, sort, in_order(asked))
         key = tuple_(column, self.model.id)
         after = decode_cursor(cursor, mark, int if isinstance(column.type, DateTime) else str)
         if after is not None:
@@ -429,15 +439,15 @@ def _refusal(check: Callable[[Values], object], values: Values) -> HXError | Non
     return None
 
 
-def _in_order(asked: object) -> object:
-    """Return what was asked for without what may be in another order the next time."""
+def in_order(asked: object) -> object:
+    """Return what was asked for, so that it reads the same whatever order it was given in."""
     match asked:
         case Mapping():
-            return sorted((name, _in_order(value)) for name, value in asked.items())
+            return sorted((name, in_order(value)) for name, value in asked.items())
         case set() | frozenset():
             return sorted(map(repr, asked))
         case tuple():
-            return tuple(map(_in_order, asked))
+            return tuple(map(in_order, asked))
     return asked
 
 

@@ -13,8 +13,18 @@ from hx_gateway.access.errors import Conflict
 from hx_gateway.access.principal import KeyId, Principal, Role, Scope, TenantId
 from hx_gateway.access.resources import Actor
 from hx_gateway.errors import HXError, NotFound
-from hx_gateway.registry import DependencyCycle, ServiceStatus, VersionConflict
-from hx_gateway.registry.catalog import Catalog, HasDependents, OnConflict
+from hx_gateway.registry import (
+    Bulk,
+    BulkOptions,
+    Deleted,
+    DependencyCycle,
+    HasDependents,
+    ServiceStatus,
+    Standing,
+    Transactions,
+    VersionConflict,
+)
+from hx_gateway.registry.catalog import Catalog, OnConflict
 from hx_gateway.registry.item_repository import ServiceSearch
 from tests.integration.registry.registries import NOON, Registry
 
@@ -43,7 +53,10 @@ class Desk:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.clock = SetClock()
-        self.catalog = Catalog(registry.database, audit_key=AUDIT_KEY, clock=self.clock)
+        transactions = Transactions(registry.database, audit_key=AUDIT_KEY, clock=self.clock)
+        self.catalog = Catalog(transactions)
+        self.bulk = Bulk(transactions)
+        self.standing = Standing(transactions)
         self.member = self.actor(Role.MEMBER)
 
     def actor(self, role: Role) -> Actor:
@@ -178,7 +191,7 @@ async def test_what_others_need_is_not_deleted_by_accident(desk: Desk) -> None:
     await desk.catalog.restore(desk.member, "database")
     await desk.catalog.delete(desk.member, "api", dependents="detach")
     assert (await desk.catalog.get(desk.member, "web"))["dependencies"] == []
-    with pytest.raises(NotFound):
+    with pytest.raises(Deleted):
         await desk.catalog.get(desk.member, "api")
     assert (await desk.catalog.get(desk.member, "api", include_deleted=True))["is_deleted"]
 
@@ -219,14 +232,14 @@ async def test_many_are_made_and_each_is_told_of(desk: Desk) -> None:
         {"name": "two", "port": 70_000},
         {"name": "three"},
     ]
-    told = await desk.catalog.create_all(desk.member, several, dry_run=True)
+    told = await desk.bulk.create(desk.member, several, BulkOptions(dry_run=True))
     assert (told.created, told.failed, told.dry_run) == (2, 2, True)
     assert await desk.names(ServiceSearch()) == ["taken"]
-    refused = await desk.catalog.create_all(desk.member, several, atomic=True)
+    refused = await desk.bulk.create(desk.member, several, BulkOptions(atomic=True))
     assert (refused.created, refused.failed, refused.results[2]["param"]) == (0, 4, "port")
     assert [result["code"] for result in refused.results if result["index"] != 2] == ["not_kept"] * 3
     assert await desk.names(ServiceSearch()) == ["taken"]
-    kept = await desk.catalog.create_all(desk.member, several)
+    kept = await desk.bulk.create(desk.member, several)
     assert [(result["index"], result["item"]["name"]) for result in kept.results if "item" in result] == [
         (0, "one"),
         (3, "three"),
@@ -241,11 +254,11 @@ async def test_many_are_made_and_each_is_told_of(desk: Desk) -> None:
 async def test_what_is_found_out_is_noted_and_sights_come_many_at_once(desk: Desk) -> None:
     made = await desk.create("weather")
     await desk.create("Maps")
-    noted = await desk.catalog.note_health(desk.member, "weather", ServiceStatus.HEALTHY, response_time_ms=12.5)
+    noted = await desk.standing.note_health(desk.member, "weather", ServiceStatus.HEALTHY, response_time_ms=12.5)
     assert (noted["status"], noted["response_time_ms"], noted["health_score"]) == ("healthy", 12.5, 1.0)
     desk.clock.time += timedelta(minutes=5)
     unknown = str(uuid4())
-    missed = await desk.catalog.heartbeats(desk.member, [made["id"], "maps", unknown, "nothing", "a\0b"])
+    missed = await desk.standing.heartbeats(desk.member, [made["id"], "maps", unknown, "nothing", "a\0b"])
     assert missed == [unknown, "nothing", "a\0b"]
     assert await desk.names(ServiceSearch(stale_for=timedelta(minutes=1))) == []
     desk.clock.time += timedelta(minutes=5)

@@ -274,6 +274,13 @@ class RegistryItem(TenantModel, _Ends):
         """Return the names of all fields: those of the row, of its health and of its edges."""
         return super().field_names() | {*HEALTH_FIELDS, "dependencies", "dependents"}
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return what a new item has in the fields that may be set and need not be; its status is not among them."""
+        new = cls(name="")
+        settable = cls.field_names() - cls.protected - {"name", "status"}
+        return {name: getattr(new, name) for name in settable}
+
     def update_fields(self, **values: Any) -> dict[str, FieldChange]:
         """Set fields, as every model does. ``status`` is set whatever it was: somebody decides."""
         if "status" in values:

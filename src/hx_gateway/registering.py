@@ -1,0 +1,101 @@
+"""Composes the registry: its catalogue, its changes and who is told of them, answers that are kept, and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+import structlog
+from fastapi import FastAPI
+
+from hx_gateway.errors import Unavailable
+from hx_gateway.pipeline.routes import Handler, RouteSpec
+from hx_gateway.registry.api.asking import RegistryParts
+from hx_gateway.registry.api.router import include, registry_routes
+from hx_gateway.registry.audit_trail import POSTGRES_CHANNEL
+from hx_gateway.registry.bulk import Bulk
+from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.feed.changes import Change
+from hx_gateway.registry.feed.follow import ChangeFeed
+from hx_gateway.registry.feed.repository import ChangeRepository
+from hx_gateway.registry.hot_reads import HotReads
+from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.transactions import Transactions
+from hx_gateway.services.database import DatabaseManager
+from hx_gateway.services.listener import Ears
+from hx_gateway.services.postgres_listener import PostgresListener
+from hx_gateway.services.redis import RedisService
+from hx_gateway.services.redis_pubsub import publisher
+from hx_gateway.services.redis_values import RedisValues
+from hx_gateway.settings import Settings
+from hx_gateway.telemetry import Metrics
+
+# Where changes of services are published, for whoever has a Redis rather than a stream.
+REDIS_CHANNEL = "hx:registry"
+_log = structlog.get_logger()
+
+
+class Registering:
+    """The registry over one database. ``feed`` is stopped with the server, so that nobody follows it for ever.
+
+    Redis tells others of changes and keeps answers for other processes; without it, or while it is away, nothing is
+    missing but that: PostgreSQL tells every process of changes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        database: DatabaseManager,
+        redis: RedisService | None,
+        *,
+        audit_key: bytes,
+    ) -> None:
+        self._pg_url = settings.pg_url
+        self._redis = redis
+        self._publish = publisher(redis, REDIS_CHANNEL) if redis is not None else None
+        self.feed = ChangeFeed(ChangeRepository(database))
+        self.hot = HotReads(
+            self.feed,
+            values=RedisValues(redis) if redis is not None else None,
+            count=lambda outcome: metrics.registry_reads.labels(outcome).inc(),
+        )
+        transactions = Transactions(database, audit_key=audit_key, announce=self._announce)
+        self.parts = RegistryParts(
+            catalog=Catalog(transactions),
+            bulk=Bulk(transactions),
+            standing=Standing(transactions),
+            feed=self.feed,
+            hot=self.hot,
+            require_if_match=settings.registry_require_if_match,
+        )
+
+    def include(self, api: FastAPI) -> None:
+        """Add what FastAPI serves to ``api``."""
+        include(api, self.parts)
+
+    def routes(self, handler: Handler) -> list[RouteSpec]:
+        """Return every route; ``handler`` answers those that :meth:`include` added."""
+        return registry_routes(self.parts, handler)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Begin to hear of changes."""
+        assert self._pg_url is not None
+        feed = self.feed
+        ears = Ears(heard=feed.heard, lost=feed.lost, healed=feed.healed)
+        listener = PostgresListener(self._pg_url.get_secret_value(), POSTGRES_CHANNEL, ears)
+        await listener.start()
+        stack.push_async_callback(listener.close)
+        stack.push_async_callback(self.hot.aclose)
+
+    async def _announce(self, tenant_id: str, changes: Sequence[Change]) -> None:
+        """Tell of changes that are committed: here at once, elsewhere through Redis. Never raises."""
+        self.feed.heard(tenant_id)
+        if self._publish is None or self._redis is None or not self._redis.sample.healthy:
+            return
+        try:
+            for change in changes:
+                await self._publish(msgspec.json.encode(change.notice(tenant_id)).decode())
+        except Unavailable as error:
+            _log.warning("registry_changes_not_published", count=len(changes), reason=str(error))

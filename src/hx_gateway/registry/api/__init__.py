@@ -1,0 +1,1 @@
+"""The registry over HTTP: parameters, bodies, routes, and who may take them."""

@@ -1,0 +1,122 @@
+"""Who asks the registry, in which tenant, and how it is answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Depends, Header, Request, Response
+
+from hx_gateway.access.resources import Actor
+from hx_gateway.errors import HXError, InvalidRequest
+from hx_gateway.pipeline.context import Context
+from hx_gateway.registry.bulk import Bulk
+from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.feed.follow import ChangeFeed
+from hx_gateway.registry.hot_reads import HotReads, Load
+from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.transactions import tenant_of
+
+JSON = "application/json"
+_TAG = re.compile(r'(?:W/)?"([0-9]{1,9})"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryParts:
+    """What the routes ask. ``require_if_match``: whether a change must name the version that it is of."""
+
+    catalog: Catalog
+    bulk: Bulk
+    standing: Standing
+    feed: ChangeFeed
+    hot: HotReads
+    require_if_match: bool = False
+
+
+class VersionRequired(HXError):
+    """A change that does not say which version it is of, where it must."""
+
+    status = 428
+    code = "version_required"
+    type = "invalid_request_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request's view of the registry."""
+
+    registry: RegistryParts
+    actor: Actor
+    no_cache: bool
+
+    async def kept(self, tenant_id: str | None, key: tuple[object, ...], load: Load) -> bytes:
+        """Return an answer that others may have asked for just now. Raises what ``load`` does."""
+        tenant = tenant_of(self.actor, tenant_id)
+        if self.no_cache:
+            return await load()
+        return await self.registry.hot.read(tenant, repr(key), load)
+
+    def noted(self, tenant_id: str | None) -> None:
+        """Let nobody see here how services stood before."""
+        self.registry.hot.forget(tenant_of(self.actor, tenant_id))
+
+    def version(self, if_match: str | None) -> int | None:
+        """Return the version that a change is of, ``None`` for whichever.
+
+        Raises ``InvalidRequest`` for what is no ETag of ours, :class:`VersionRequired` where there must be one.
+        """
+        if if_match is None and self.registry.require_if_match:
+            raise VersionRequired("Send if-match with the etag of what you read.", param="if-match")
+        if if_match is None or if_match.strip() == "*":
+            return None
+        tag = _TAG.fullmatch(if_match.strip())
+        if tag is None:
+            raise InvalidRequest('if-match must be an etag that an answer came with, as W/"3".', param="if-match")
+        return int(tag[1])
+
+
+def ask_of(request: Request) -> Ask:
+    """Return the view of the caller that the pipeline found."""
+    ctx: Context = request.state.hx
+    assert ctx.principal is not None
+    actor = Actor(principal=ctx.principal, request_id=ctx.request_id, client=ctx.client)
+    return Ask(request.app.state.registry, actor, "no-cache" in request.headers.get("cache-control", ""))
+
+
+Asks = Annotated[Ask, Depends(ask_of)]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        max_length=64, description="The `etag` of what is changed: 412 if it was changed since.", examples=['W/"3"']
+    ),
+]
+
+
+def encoded(value: object) -> bytes:
+    """Return JSON."""
+    return msgspec.json.encode(value)
+
+
+def answer(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with ``value`` as JSON, which is that already where it is bytes."""
+    body = value if isinstance(value, bytes) else encoded(value)
+    return Response(body, status, headers=dict(headers or {}), media_type=JSON)
+
+
+def shown(item: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with a service, and its ETag."""
+    return answer(item, status=status, headers={"etag": etag(item["row_version"]), **(headers or {})})
+
+
+def etag(row_version: int) -> str:
+    """Return the ETag of a version. It is weak: counts and sights change without it."""
+    return f'W/"{row_version}"'
+
+
+def is_known(request: Request, tag: str) -> bool:
+    """Return whether the client has this version already."""
+    known = request.headers.get("if-none-match")
+    return known is not None and (known.strip() == "*" or tag in (part.strip() for part in known.split(",")))

@@ -1,0 +1,160 @@
+"""The parameters of lists of services."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
+
+from hx_gateway.access.cursors import MAX_CURSOR_CHARS
+from hx_gateway.access.resources import MAX_PAGE
+from hx_gateway.db.models.base_model import NAME_CHARS
+from hx_gateway.db.models.registry_items import (
+    BuildType,
+    RegistryItem,
+    ServicePriority,
+    ServiceProtocol,
+    ServiceStatus,
+)
+from hx_gateway.http.strict_models import Strict
+from hx_gateway.registry.api.durations import Duration
+from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
+from hx_gateway.registry.repository import MAX_SEARCH_CHARS
+
+DEFAULT_PAGE = 50
+MAX_VALUES = 50
+FIELDS = frozenset({*RegistryItem.field_names(), "is_deleted", "age_seconds", "health_score"})
+_Item = TypeVar("_Item")
+
+
+def _several(value: object) -> object:
+    """Return texts with commas in them as several: ``tags=a,b`` is ``tags=a&tags=b``."""
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str) for one in values):
+        return value
+    return [part for one in values for part in str(one).split(",") if part]
+
+
+Several = Annotated[list[_Item], BeforeValidator(_several), Field(min_length=1, max_length=MAX_VALUES)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
+Cursor = Annotated[str, Field(min_length=1, max_length=MAX_CURSOR_CHARS, pattern=r"^[A-Za-z0-9_=.-]+$")]
+TenantId = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Another tenant than one's own: platform admins only."),
+]
+_COLUMNS = ("name", "build_type", "protocol", "status", "priority")
+_FLAGS = {"required": "is_required", "enabled": "is_enabled", "auto_start": "auto_start"}
+_TEXTS = ("source", "location", "created_by", "version")
+
+
+class ServiceFilters(Strict):
+    """Which services: those that pass all that is given; of several values of one parameter, any."""
+
+    q: Annotated[str, Field(min_length=1, max_length=MAX_SEARCH_CHARS)] | None = Field(
+        None, description="Words that each begin one of name, display name, description or tags."
+    )
+    name: Several[Name] | None = Field(None, description="Whatever the case.")
+    name_prefix: Name | None = Field(None, description="What names begin with, whatever the case.")
+    build_type: Several[BuildType] | None = None
+    protocol: Several[ServiceProtocol] | None = None
+    status: Several[ServiceStatus] | None = None
+    priority: Several[ServicePriority] | None = None
+    tags: Several[Name] | None = None
+    tags_match: Literal["any", "all", "none"] = "any"
+    healthy: bool | None = Field(None, description="Whether the status is `healthy`.")
+    required: bool | None = None
+    enabled: bool | None = None
+    auto_start: bool | None = None
+    source: Name | None = None
+    location: Name | None = None
+    created_by: Name | None = None
+    version: Name | None = None
+    stale_after: Duration | None = Field(None, description="Not seen for so long, or never.")
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+    updated_since: AwareDatetime | None = None
+    metadata: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="A JSON object that is contained in `service_metadata`.", examples=['{"team": "made up"}']
+    )
+    include_deleted: Literal["false", "true", "only"] = "false"
+
+    @field_validator("include_deleted", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value).lower() if isinstance(value, bool) else value
+
+    @field_validator("metadata")
+    @classmethod
+    def _json_object(cls, value: str | None) -> str | None:
+        if value is not None:
+            contained(value)
+        return value
+
+    def search(self, **more: Any) -> ServiceSearch:
+        """Return what the catalogue is asked; ``more`` are filters beside these."""
+        filters: dict[str, Any] = {name: value for name in _COLUMNS if (value := getattr(self, name)) is not None}
+        filters |= {name: value for name in _TEXTS if (value := getattr(self, name)) is not None}
+        filters |= {of: value for name, of in _FLAGS.items() if (value := getattr(self, name)) is not None}
+        if self.healthy is not None:
+            asked = set(filters.get("status", ServiceStatus))
+            healthy = {ServiceStatus.HEALTHY}
+            filters["status"] = sorted(asked & healthy if self.healthy else asked - healthy)
+        return ServiceSearch(
+            filters={**filters, **more},
+            text=self.q,
+            tags=frozenset(self.tags or ()),
+            tags_match=self.tags_match,
+            stale_for=self.stale_after,
+            name_prefix=self.name_prefix,
+            created_after=self.created_after,
+            created_before=self.created_before,
+            updated_since=self.updated_since,
+            metadata=contained(self.metadata) if self.metadata is not None else {},
+            deleted={"false": "without", "true": "with", "only": "only"}[self.include_deleted],  # type: ignore[arg-type]
+        )
+
+
+Sort = Annotated[
+    str,
+    Field(
+        pattern=f"^-?({'|'.join(sorted(RegistryItemRepository.sortable))})$",
+        description="A field, with `-` before it from the greatest down. `priority` goes from critical to low.",
+    ),
+]
+
+
+class Paging(Strict):
+    """Which part of a list: ``cursor`` is the ``next_cursor`` of the page before."""
+
+    sort: Sort = "created_at"
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Cursor | None = None
+    count: Literal["none", "exact"] = Field("none", description="`exact` counts all that pass.")
+    fields: Several[str] | None = Field(None, description="The fields that are shown; all unless given.")
+    tenant_id: TenantId | None = None
+
+    @field_validator("fields")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        unknown = [name for name in value or () if name not in FIELDS]
+        if unknown:
+            raise ValueError(f"has no {unknown[0][:64]!r}")
+        return value
+
+
+class ServiceQuery(ServiceFilters, Paging):
+    """The parameters of the list of services."""
+
+    has_dependency: Name | None = Field(None, description="Those that depend on this service: its id, or its name.")
+
+
+def contained(text: str) -> dict[str, Any]:
+    """Return the JSON object that is to be contained. Raises ``ValueError``."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return value

@@ -1,0 +1,68 @@
+"""The registry's routes as a whole: where they are, and which rights they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from hx_gateway.access.principal import Scope
+from hx_gateway.http.bodies import MAX_BODY_BYTES
+from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
+from hx_gateway.registry.api import dependencies, overview, services, standing
+from hx_gateway.registry.api.asking import RegistryParts
+from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
+
+PREFIX = "/api/v1/registry"
+# In this order: the paths of lists come before those of one service.
+ROUTERS: tuple[APIRouter, ...] = (services.router, standing.router, dependencies.router, overview.router)
+READ, WRITE = needs(Scope.REGISTRY_READ), needs(Scope.REGISTRY_WRITE)
+SERVICES = f"{PREFIX}/services"
+_METHODS = {"GET": "read", "POST": "act", "PUT": "put", "PATCH": "update", "DELETE": "delete"}
+# How a route of the table is named in logs and metrics, its method and its path.
+_COLLECTION = {"registry_list": ("GET", SERVICES), "registry_create": ("POST", SERVICES)}
+_OTHERS = {
+    "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
+    "registry_statistics": ("GET", f"{PREFIX}/statistics"),
+    "registry_tags": ("GET", f"{PREFIX}/tags"),
+}
+
+
+def include(api: FastAPI, parts: RegistryParts) -> None:
+    """Add the routes that FastAPI serves to ``api``; they ask ``parts``."""
+    api.state.registry = parts
+    for router in ROUTERS:
+        api.include_router(router, prefix=PREFIX)
+
+
+def registry_routes(parts: RegistryParts, handler: Handler) -> list[RouteSpec]:
+    """Return the routes of the table: those of changes, and all others answered by ``handler`` (the FastAPI app)."""
+    changes = ChangeRoutes(parts.feed)
+    below = [
+        _spec(f"registry_service_{what}", method, f"{SERVICES}/{{rest}}", handler) for method, what in _METHODS.items()
+    ]
+    return [
+        *[_spec(name, method, path, handler) for name, (method, path) in {**_COLLECTION, **_OTHERS}.items()],
+        *below,
+        _spec("registry_events", "GET", f"{PREFIX}/events", changes.events, operation=stream_operation()),
+        _spec("registry_changes", "GET", f"{PREFIX}/changes", changes.changes, operation=poll_operation()),
+    ]
+
+
+def _spec(
+    name: str, method: str, path: str, handler: Handler, *, operation: Mapping[str, Any] | None = None
+) -> RouteSpec:
+    policy: Policy = READ if method == "GET" else WRITE
+    has_body = method != "GET"
+    return RouteSpec(
+        name=name,
+        methods=frozenset({method}),
+        path=path,
+        policy=policy,
+        handler=handler,
+        needs=Needs.STORES,
+        body=BodyRule.JSON if has_body else BodyRule.NONE,
+        body_limit=MAX_BODY_BYTES if has_body else None,
+        openapi=operation or {},
+    )

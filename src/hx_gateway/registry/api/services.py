@@ -1,0 +1,315 @@
+"""The routes of services: one by one, in lists, and many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Body, Query, Request, Response
+
+from hx_gateway.access.idempotency import REPLAYED
+from hx_gateway.db.models.registry_items import ServiceStatus
+from hx_gateway.http.bodies import StrictJsonRoute
+from hx_gateway.http.request_headers import REPLAY_HEADER, IdempotencyKey
+from hx_gateway.http.strict_models import Strict
+from hx_gateway.registry.api import operations
+from hx_gateway.registry.api.asking import Ask, Asks, IfMatch, answer, encoded, etag, is_known, shown
+from hx_gateway.registry.api.durations import Duration
+from hx_gateway.registry.api.parameters import Paging, ServiceQuery, Several, TenantId
+from hx_gateway.registry.api.schemas import (
+    BODY_EXAMPLE,
+    BulkAnswer,
+    BulkCreate,
+    BulkPatch,
+    BulkSelection,
+    Restoration,
+    Service,
+    ServiceCreate,
+    ServiceList,
+    ServicePatch,
+)
+from hx_gateway.registry.bulk import BulkOptions
+from hx_gateway.registry.catalog import Dependents, OnConflict
+from hx_gateway.registry.item_repository import ServiceSearch
+
+router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
+STALE_AFTER = timedelta(minutes=15)
+_PATCH_EXAMPLE = {"priority": "critical", "service_metadata": {"team": None}}
+_NOW = Restoration()
+
+
+class InTenant(Strict):
+    """The tenant that is meant: one's own unless given."""
+
+    tenant_id: TenantId | None = None
+
+
+class CreateQuery(InTenant):
+    """How a service is made. With `restore` the last deleted one of its name comes back, if no living one has it."""
+
+    on_conflict: OnConflict = "error"
+
+
+class ReadQuery(InTenant):
+    """How a service is shown. ``expand`` adds the services at the other ends, under ``expanded``."""
+
+    include_deleted: bool = False
+    expand: Several[Literal["dependencies", "dependents"]] | None = None
+
+
+class DeleteQuery(InTenant):
+    """What becomes of services that depend on one that is deleted."""
+
+    dependents: Dependents = "restrict"
+
+
+class StaleQuery(Paging):
+    """Services that were not seen for so long, or never."""
+
+    older_than: Duration = STALE_AFTER
+
+
+# Lists. Their paths come before those of one service: what they are named, no service is.
+
+
+@router.get("/services", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_services(parameters: Annotated[ServiceQuery, Query()], ask: Asks, request: Request) -> Response:
+    """List services."""
+    search = parameters.search()
+    if parameters.has_dependency is not None:
+        search = await _depending(ask, parameters, search)
+    return await _page(ask, request, search, parameters)
+
+
+@router.get("/services/healthy", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_healthy(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
+    """List the healthy services that are enabled."""
+    search = ServiceSearch(filters={"status": ServiceStatus.HEALTHY, "is_enabled": True})
+    return await _page(ask, request, search, parameters)
+
+
+@router.get("/services/unhealthy", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_unhealthy(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
+    """List the unhealthy services."""
+    return await _page(ask, request, ServiceSearch(filters={"status": ServiceStatus.UNHEALTHY}), parameters)
+
+
+@router.get("/services/required", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_required(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
+    """List the required services."""
+    return await _page(ask, request, ServiceSearch(filters={"is_required": True}), parameters)
+
+
+@router.get("/services/stale", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_stale(parameters: Annotated[StaleQuery, Query()], ask: Asks, request: Request) -> Response:
+    """List services that were not seen for a while, or never."""
+    return await _page(ask, request, ServiceSearch(stale_for=parameters.older_than), parameters)
+
+
+@router.get("/services/by-tag/{tag}", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+async def list_tagged(tag: str, parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
+    """List the services that have a tag."""
+    return await _page(ask, request, ServiceSearch(tags=frozenset({tag})), parameters)
+
+
+# Many at once
+
+
+@router.post("/services/bulk", response_model=BulkAnswer)
+async def create_many(body: BulkCreate, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
+    """Make up to 500 services, and tell of each."""
+    options = BulkOptions(tenant_id=where.tenant_id, atomic=body.mode == "atomic", dry_run=body.dry_run)
+    return answer(await ask.registry.bulk.create(ask.actor, body.items, options, on_conflict=body.on_conflict))
+
+
+@router.patch("/services/bulk", response_model=BulkAnswer)
+async def update_many(body: BulkPatch, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
+    """Set the same fields of many services."""
+    selection, options = body.selector.selection(), _options(body, where)
+    return answer(await ask.registry.bulk.update(ask.actor, selection, body.patch.given(), options))
+
+
+@router.delete("/services/bulk", response_model=BulkAnswer)
+async def delete_many(body: BulkSelection, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
+    """Delete many services, so that they may be restored; what others depend on stays their dependency."""
+    return answer(await ask.registry.bulk.delete(ask.actor, body.selector.selection(), _options(body, where)))
+
+
+@router.post("/services/bulk/restore", response_model=BulkAnswer)
+async def restore_many(body: BulkSelection, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
+    """Take the deletion of many services back. A filter needs `include_deleted` to find any."""
+    return answer(await ask.registry.bulk.restore(ask.actor, body.selector.selection(), _options(body, where)))
+
+
+# One
+
+
+@router.post(
+    "/services",
+    status_code=201,
+    response_model=Service,
+    responses={
+        **operations.headers(201, operations.ETAG, operations.LOCATION),
+        200: {"model": Service, "description": "One that has the name was set."},
+    },
+)
+async def create_service(
+    body: Annotated[ServiceCreate, Body(examples=[BODY_EXAMPLE])],
+    ask: Asks,
+    request: Request,
+    how: Annotated[CreateQuery, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Register a service."""
+    item, new = await ask.registry.catalog.create(
+        ask.actor,
+        body.given(),
+        tenant_id=how.tenant_id,
+        on_conflict=how.on_conflict,
+        idempotency_key=idempotency_key,
+    )
+    headers = {"location": f"{request.scope['path']}/{item['id']}"}
+    if item.pop(REPLAYED, False):
+        headers[REPLAY_HEADER] = "true"
+    return shown(item, status=201 if new else 200, headers=headers)
+
+
+@router.get(
+    "/services/{ref}",
+    response_model=Service,
+    responses={**operations.headers(200, operations.ETAG), **operations.NOT_MODIFIED},
+)
+async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: Asks, request: Request) -> Response:
+    """Show a service, by its id or its name."""
+
+    async def load() -> bytes:
+        item = await ask.registry.catalog.get(
+            ask.actor, ref, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted
+        )
+        for end in parameters.expand or ():
+            item.setdefault("expanded", {})[end] = await _ends(ask, item["id"], end, parameters.tenant_id)
+        return etag(item["row_version"]).encode() + b"\n" + encoded(item)
+
+    key = ("service", ref, parameters.include_deleted, parameters.expand)
+    tag, _, body = (await ask.kept(parameters.tenant_id, key, load)).partition(b"\n")
+    headers = {"etag": tag.decode()}
+    if is_known(request, headers["etag"]):
+        return Response(status_code=304, headers=headers)
+    return answer(body, headers=headers)
+
+
+@router.put("/services/{ref}", response_model=Service, responses=operations.headers(200, operations.ETAG))
+async def replace_service(
+    ref: str,
+    body: Annotated[ServiceCreate, Body(examples=[BODY_EXAMPLE])],
+    ask: Asks,
+    where: Annotated[InTenant, Query()],
+    if_match: IfMatch = None,
+) -> Response:
+    """Set all fields of a service: what is left out gets its default. Its status stays unless it is sent."""
+    version = ask.version(if_match)
+    item = await ask.registry.catalog.replace(
+        ask.actor, ref, body.given(), tenant_id=where.tenant_id, expected_version=version
+    )
+    return shown(item)
+
+
+@router.patch("/services/{ref}", response_model=Service, responses=operations.headers(200, operations.ETAG))
+async def update_service(
+    ref: str,
+    body: Annotated[ServicePatch, Body(examples=[_PATCH_EXAMPLE])],
+    ask: Asks,
+    where: Annotated[InTenant, Query()],
+    if_match: IfMatch = None,
+) -> Response:
+    """Set the fields that are sent (RFC 7396): the two objects are merged, a member that is `null` is taken out."""
+    version = ask.version(if_match)
+    item = await ask.registry.catalog.update(
+        ask.actor, ref, body.given(), tenant_id=where.tenant_id, expected_version=version, merge=True
+    )
+    return shown(item)
+
+
+@router.delete("/services/{ref}", response_model=Service, responses=operations.headers(200, operations.ETAG))
+async def delete_service(
+    ref: str, parameters: Annotated[DeleteQuery, Query()], ask: Asks, if_match: IfMatch = None
+) -> Response:
+    """Delete a service so that it may be restored. One that others depend on needs a word about those."""
+    version = ask.version(if_match)
+    item = await ask.registry.catalog.delete(
+        ask.actor,
+        ref,
+        tenant_id=parameters.tenant_id,
+        expected_version=version,
+        dependents=parameters.dependents,
+    )
+    return shown(item)
+
+
+@router.post("/services/{ref}/restore", response_model=Service, responses=operations.headers(200, operations.ETAG))
+async def restore_service(
+    ref: str, ask: Asks, where: Annotated[InTenant, Query()], body: Restoration = _NOW
+) -> Response:
+    """Take a deletion back."""
+    new_name = body.given().get("new_name")
+    return shown(await ask.registry.catalog.restore(ask.actor, ref, tenant_id=where.tenant_id, new_name=new_name))
+
+
+async def _page(ask: Ask, request: Request, search: ServiceSearch, paging: Paging) -> Response:
+    async def load() -> bytes:
+        page = await ask.registry.catalog.find(
+            ask.actor,
+            search,
+            tenant_id=paging.tenant_id,
+            sort=paging.sort,
+            limit=paging.limit,
+            cursor=paging.cursor,
+        )
+        shown_page: dict[str, Any] = {
+            "items": [_projected(item, paging.fields) for item in page.items],
+            "next_cursor": page.next_cursor,
+            "has_more": page.next_cursor is not None,
+        }
+        if paging.count == "exact":
+            shown_page["total"] = await ask.registry.catalog.count(ask.actor, search, tenant_id=paging.tenant_id)
+        cursor = page.next_cursor or ""
+        return cursor.encode() + b"\n" + encoded(shown_page)
+
+    key = ("services", search.key(), paging.sort, paging.limit, paging.cursor, paging.count, paging.fields)
+    cursor, _, body = (await ask.kept(paging.tenant_id, key, load)).partition(b"\n")
+    return answer(body, headers={"link": _next(request, cursor.decode())} if cursor else {})
+
+
+def _next(request: Request, cursor: str) -> str:
+    others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return f'<{request.scope["path"]}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
+
+
+def _projected(item: Mapping[str, Any], fields: list[str] | None) -> Mapping[str, Any]:
+    return item if fields is None else {name: item[name] for name in fields}
+
+
+async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) -> ServiceSearch:
+    assert parameters.has_dependency is not None
+    return await ask.registry.catalog.depending_on(
+        ask.actor, search, parameters.has_dependency, tenant_id=parameters.tenant_id
+    )
+
+
+async def _ends(
+    ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], tenant_id: str | None
+) -> list[dict[str, Any]]:
+    catalog = ask.registry.catalog
+    at_end = catalog.dependencies if end == "dependencies" else catalog.dependents
+    return await at_end(ask.actor, item_id, tenant_id=tenant_id)
+
+
+def _options(body: BulkSelection, where: InTenant) -> BulkOptions:
+    return BulkOptions(
+        tenant_id=where.tenant_id,
+        atomic=body.mode == "atomic",
+        dry_run=body.dry_run,
+        max_affected=body.max_affected,
+    )

@@ -1,0 +1,264 @@
+"""Many services at once: what becomes of each is told, and a try undoes what it did."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hx_gateway.access.errors import InvalidField
+from hx_gateway.access.resources import MAX_PAGE, Actor
+from hx_gateway.db.models.registry_items import RegistryItem
+from hx_gateway.errors import HXError
+from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
+from hx_gateway.registry.references import found, last_deleted, with_ids
+from hx_gateway.registry.repository import MAX_BULK, BulkRefused, BulkResult
+from hx_gateway.registry.transactions import Transactions
+
+OnBulkConflict = Literal["error", "skip", "update", "restore"]
+Fate = Literal["created", "updated", "skipped", "deleted", "restored", "failed"]
+Values = Mapping[str, Any]
+Step = Callable[[RegistryItemRepository, RegistryItem], Awaitable[RegistryItem]]
+NOT_KEPT = "not_kept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which services: by id or name, or all that pass ``search``. One of the two is given."""
+
+    refs: Sequence[str] = ()
+    search: ServiceSearch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOptions:
+    """How many are done.
+
+    ``atomic``: all of them or none. ``dry_run``: everything is done, so that every rule of the database speaks, and
+    undone. ``max_affected``: more than so many are refused, and nothing is done.
+    """
+
+    tenant_id: str | None = None
+    atomic: bool = False
+    dry_run: bool = False
+    max_affected: int = MAX_BULK
+
+
+@dataclass(slots=True, kw_only=True)
+class BulkOutcome:
+    """What became of each, in order: ``index``, ``status`` and ``item``, or ``error`` with ``code`` and ``param``.
+
+    ``dry_run``: nothing of it was kept.
+    """
+
+    dry_run: bool
+    created: int = 0
+    updated: int = 0
+    skipped: int = 0
+    deleted: int = 0
+    restored: int = 0
+    failed: int = 0
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, index: int, fate: Fate, told: Mapping[str, Any]) -> None:
+        """Take note of one."""
+        setattr(self, fate, getattr(self, fate) + 1)
+        self.results.append({"index": index, "status": fate, **told})
+
+
+class _Undo(Exception):
+    """Undoes what was done."""
+
+
+class Bulk:
+    """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises of all at once.
+
+    Each that cannot be done is told of and left as it is, the others are done, unless they are to be done together.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def create(
+        self,
+        actor: Actor,
+        several: Sequence[Values],
+        options: BulkOptions | None = None,
+        *,
+        on_conflict: OnBulkConflict = "error",
+    ) -> BulkOutcome:
+        """Make services. One whose name is taken is an error, left alone, or sets the fields of the one that has it.
+
+        ``restore`` does as ``update`` does, and brings the last deleted one of a name back where no living one has it.
+        """
+        options = options or BulkOptions()
+        outcome = BulkOutcome(dry_run=options.dry_run)
+        async with self._open(actor, options, outcome) as items:
+            known = {} if on_conflict == "error" else await _known(items, several, on_conflict)
+            new = {index: values for index, values in enumerate(several) if index not in known}
+            await _make(outcome, items, new, atomic=options.atomic)
+            for index, item in known.items():
+                await _settle(outcome, index, items, item, several[index], skip=on_conflict == "skip")
+        outcome.results.sort(key=lambda result: result["index"])
+        return outcome
+
+    async def update(
+        self, actor: Actor, selection: Selection, changes: Values, options: BulkOptions | None = None
+    ) -> BulkOutcome:
+        """Set the same fields of all."""
+
+        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
+            return await items.update(item.id, await with_ids(items, changes))
+
+        return await self._each(actor, selection, options, "updated", step)
+
+    async def delete(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
+        """Delete all, so that they may be restored. What others depend on stays their dependency."""
+
+        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
+            return await items.delete(item.id)
+
+        return await self._each(actor, selection, options, "deleted", step)
+
+    async def restore(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
+        """Take the deletion of all back."""
+
+        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
+            return await items.restore(item.id)
+
+        return await self._each(actor, selection, options, "restored", step)
+
+    async def _each(
+        self, actor: Actor, selection: Selection, options: BulkOptions | None, fate: Fate, step: Step
+    ) -> BulkOutcome:
+        options = options or BulkOptions()
+        outcome = BulkOutcome(dry_run=options.dry_run)
+        async with self._open(actor, options, outcome) as items:
+            refs = await _refs(items, selection, options.max_affected)
+            for index, ref in enumerate(refs):
+                try:
+                    item = await step(items, await found(items, ref, include_deleted=fate == "restored"))
+                except HXError as error:
+                    outcome.add(index, "failed", {"ref": ref, **_told(error)})
+                else:
+                    outcome.add(index, fate, {"ref": ref, "item": item.to_dict()})
+        return outcome
+
+    @asynccontextmanager
+    async def _open(
+        self, actor: Actor, options: BulkOptions, outcome: BulkOutcome
+    ) -> AsyncIterator[RegistryItemRepository]:
+        """Open a transaction, and undo it where that was asked for or where one failed of those that go together."""
+        try:
+            async with self._transactions.open(actor, options.tenant_id) as transaction:
+                await transaction.items.lock()
+                yield transaction.items
+                if options.dry_run or (options.atomic and outcome.failed):
+                    raise _Undo
+        except _Undo:
+            if options.atomic and outcome.failed:
+                _undone(outcome)
+
+
+async def _known(
+    items: RegistryItemRepository, several: Sequence[Values], on_conflict: OnBulkConflict
+) -> dict[int, RegistryItem]:
+    """Return the services that are meant by the names of new ones, by their place among those."""
+    names = {index: name for index, values in enumerate(several) if isinstance(name := values.get("name"), str)}
+    ids = await items.ids_of(set(names.values()))
+    known: dict[int, RegistryItem] = {}
+    for index, name in names.items():
+        item = await items.get(ids[name]) if name in ids else None
+        if item is None and on_conflict == "restore":
+            item = await last_deleted(items, name)
+        if item is not None:
+            known[index] = item
+    return known
+
+
+async def _settle(
+    outcome: BulkOutcome, index: int, items: RegistryItemRepository, item: RegistryItem, values: Values, *, skip: bool
+) -> None:
+    if skip:
+        outcome.add(index, "skipped", {"item": item.to_dict()})
+        return
+    fate: Fate = "restored" if item.is_deleted else "updated"
+    try:
+        changed = await (items.restore(item.id, **values) if item.is_deleted else items.update(item.id, values))
+    except HXError as error:
+        outcome.add(index, "failed", _told(error))
+    else:
+        outcome.add(index, fate, {"item": changed.to_dict()})
+
+
+async def _make(
+    outcome: BulkOutcome, items: RegistryItemRepository, new: Mapping[int, Values], *, atomic: bool
+) -> None:
+    """Make services, those first that others among them depend on by name."""
+    waiting, refused = dict(new), dict[int, HXError]()
+    while waiting:
+        ready = dict[int, Values]()
+        for index, values in waiting.items():
+            try:
+                ready[index] = await with_ids(items, values)
+            except HXError as error:
+                refused[index] = error
+        if not ready:
+            break
+        waiting = {index: values for index, values in waiting.items() if index not in ready}
+        try:
+            made = await items.bulk_create(list(ready.values()), atomic=atomic)
+        except BulkRefused as all_refused:
+            made = BulkResult([], list(all_refused.failures))
+        _tell_made(outcome, list(ready), made)
+    for index in waiting:
+        outcome.add(index, "failed", _told(refused[index]))
+
+
+def _tell_made(outcome: BulkOutcome, indexes: Sequence[int], result: BulkResult[RegistryItem]) -> None:
+    failures = {failure.index: failure.error for failure in result.failures}
+    made = iter(result.items)
+    for place, index in enumerate(indexes):
+        error = failures.get(place)
+        if error is not None:
+            outcome.add(index, "failed", _told(error))
+        elif result.items:
+            outcome.add(index, "created", {"item": next(made).to_dict()})
+        else:
+            outcome.add(index, "failed", _NOT_KEPT)
+
+
+def _undone(outcome: BulkOutcome) -> None:
+    """Tell of all that were done as they are now: not kept."""
+    results, outcome.results = outcome.results, []
+    for fate in ("created", "updated", "skipped", "deleted", "restored", "failed"):
+        setattr(outcome, fate, 0)
+    for result in results:
+        told = {name: result[name] for name in ("ref", "error", "code", "param") if name in result}
+        outcome.add(result["index"], "failed", told if "error" in result else {**told, **_NOT_KEPT})
+
+
+_NOT_KEPT: Mapping[str, Any] = {"error": "Not kept: another one cannot be.", "code": NOT_KEPT, "param": None}
+
+
+def _told(error: HXError) -> dict[str, Any]:
+    return {"error": error.message, "code": error.code, "param": error.param}
+
+
+async def _refs(items: RegistryItemRepository, selection: Selection, most: int) -> list[str]:
+    refs = list(dict.fromkeys(selection.refs))
+    cursor: str | None = None
+    while selection.search is not None:
+        page = await items.find(selection.search, limit=MAX_PAGE, cursor=cursor)
+        refs += [str(item.id) for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None or len(refs) > most:
+            break
+    if len(refs) > most:
+        raise InvalidField(
+            f"max_affected: more than {most} services would be concerned. Nothing was done: select fewer, or allow "
+            f"more (at most {MAX_BULK}).",
+            param="max_affected",
+        )
+    return refs

@@ -1,0 +1,86 @@
+"""How services stand: what is found out about them, what somebody decided, and when they were last seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from hx_gateway.access.resources import Actor
+from hx_gateway.db.models.registry_items import ServiceStatus
+from hx_gateway.db.models.validation import identifier
+from hx_gateway.registry.references import found
+from hx_gateway.registry.transactions import Transactions
+
+
+class Standing:
+    """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def note_health(
+        self,
+        actor: Actor,
+        ref: str,
+        status: ServiceStatus,
+        *,
+        tenant_id: str | None = None,
+        response_time_ms: float | None = None,
+        checked_at: datetime | None = None,
+    ) -> dict[str, Any]:
+        """Note what somebody found out about a service, or decided; return it as it is now.
+
+        What was ``checked_at`` a time before the last check that is known changes nothing.
+        """
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            items = transaction.items
+            item = await found(items, ref)
+            if checked_at is not None and item.last_health_check is not None and checked_at < item.last_health_check:
+                return item.to_dict()
+            return (await items.update_health_status(item.id, status, response_time_ms=response_time_ms)).to_dict()
+
+    async def enable(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
+        """Let a service be used; where it was disabled, nothing is known of it until it is looked at again."""
+        return await self._decide(actor, ref, tenant_id, ServiceStatus.UNKNOWN, over=ServiceStatus.DISABLED, use=True)
+
+    async def disable(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
+        """Let a service not be used, whatever is found out about it."""
+        return await self._decide(actor, ref, tenant_id, ServiceStatus.DISABLED, use=False)
+
+    async def begin_maintenance(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
+        """Say that somebody works on a service: what is found out about it meanwhile does not count."""
+        return await self._decide(actor, ref, tenant_id, ServiceStatus.MAINTENANCE)
+
+    async def end_maintenance(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
+        """Say that nobody does any more; one that is not in maintenance stays as it is."""
+        return await self._decide(actor, ref, tenant_id, ServiceStatus.UNKNOWN, over=ServiceStatus.MAINTENANCE)
+
+    async def heartbeats(self, actor: Actor, refs: Sequence[str], *, tenant_id: str | None = None) -> list[str]:
+        """Note that services were seen just now, at most 500; return those of ``refs`` that there are not."""
+        ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            items = transaction.items
+            ids |= await items.ids_of([ref for ref in refs if ref not in ids])
+            seen = await items.bulk_update_last_seen(set(ids.values()))
+            return [ref for ref in refs if ids.get(ref) not in seen]
+
+    async def _decide(
+        self,
+        actor: Actor,
+        ref: str,
+        tenant_id: str | None,
+        status: ServiceStatus,
+        *,
+        over: ServiceStatus | None = None,
+        use: bool | None = None,
+    ) -> dict[str, Any]:
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            items = transaction.items
+            await items.lock()
+            item = await found(items, ref)
+            changes: dict[str, Any] = {} if use is None else {"is_enabled": use}
+            if over is None or item.status is over:
+                changes["status"] = status
+            return (await items.update(item.id, changes)).to_dict()

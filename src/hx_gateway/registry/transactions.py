@@ -1,0 +1,82 @@
+"""Transactions of the registry in an actor's name: one tenant's, and told of once they are committed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from hx_gateway.access.audit import AuditChain
+from hx_gateway.access.errors import no_such
+from hx_gateway.access.principal import Role
+from hx_gateway.access.repository import Repository
+from hx_gateway.access.resources import Actor
+from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.registry.audit_trail import AuditTrail, Author
+from hx_gateway.registry.feed.changes import Change
+from hx_gateway.registry.item_repository import RegistryItemRepository
+from hx_gateway.services.database import DatabaseManager
+
+Announce = Callable[[str, Sequence[Change]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """What is asked and changed in one transaction: services, and the answers that are kept for repetitions."""
+
+    tenant_id: str
+    items: RegistryItemRepository
+    answers: Repository
+    now: datetime
+
+
+class Transactions:
+    """Opens transactions. An actor works in its own tenant; an admin of the platform names any.
+
+    ``announce`` is called after each commit that changed services, with the tenant and the changes in order; it must
+    not raise. Raises ``NotFound`` for tenants that are not the actor's, and what the database manager does.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseManager,
+        *,
+        audit_key: bytes,
+        clock: Clock | None = None,
+        announce: Announce | None = None,
+    ) -> None:
+        self.database = database
+        self.chain = AuditChain(audit_key)
+        self.clock = clock or SystemClock()
+        self._announce = announce
+
+    @asynccontextmanager
+    async def open(self, actor: Actor, tenant_id: str | None) -> AsyncIterator[Transaction]:
+        """Open one that is committed at the end, undone when anything is raised."""
+        principal = actor.principal
+        tenant = tenant_of(actor, tenant_id)
+        author = Author(key=str(principal.key_id), user=principal.user_id, request_id=actor.request_id)
+        async with self.of(tenant, author) as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def of(self, tenant_id: str, author: Author) -> AsyncIterator[Transaction]:
+        """Open one for a part of the gateway itself, which no right confines."""
+        now = self.clock.now()
+        async with self.database.session(tenant_id) as session:
+            trail = AuditTrail(session, self.chain, tenant_id=tenant_id, author=author, now=now)
+            items, answers = RegistryItemRepository(session, trail), Repository(session)
+            yield Transaction(tenant_id=tenant_id, items=items, answers=answers, now=now)
+            changes = await trail.changes() if self._announce is not None else []
+        if self._announce is not None and changes:
+            await self._announce(tenant_id, changes)
+
+
+def tenant_of(actor: Actor, tenant_id: str | None) -> str:
+    """Return the tenant that is meant. Raises ``NotFound`` for one that the actor must not know of."""
+    own = str(actor.principal.tenant_id)
+    tenant = tenant_id or own
+    if tenant != own and actor.principal.role is not Role.PLATFORM_ADMIN:
+        raise no_such("tenant", tenant, param="tenant_id")
+    return tenant

@@ -1,0 +1,407 @@
+"""The registry of a running gateway, through every route of services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.acceptance.people import People, living
+from tests.fixtures.gateway import Answer
+from tests.fixtures.servers import Servers
+
+PREFIX = "/api/v1/registry"
+
+
+class Desk:
+    """The registry of a tenant of its own, asked by one who may read and write."""
+
+    def __init__(self, people: People) -> None:
+        self.people = people
+        self.tenant = people.made("tenants", id=f"tn-{uuid4().hex[:12]}")["id"]
+        self.key = people.key(tenant_id=self.tenant, scopes=["registry:read", "registry:write"])["key"]
+        self.reader = people.key(tenant_id=self.tenant, scopes=["registry:read"])["key"]
+        people.gateway.wait_until(lambda: self.ask("GET", "/tags").status == 200)
+
+    def ask(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
+        return self.people.ask(method, PREFIX + path, body, key=more.pop("key", self.key), **more)
+
+    def done(self, method: str, path: str, body: object = None, *, status: int = 200, **more: Any) -> Any:
+        """Return the answer to a request that works."""
+        answer = self.ask(method, path, body, **more)
+        assert answer.status == status, answer.body
+        return answer.json()
+
+    def refused(self, method: str, path: str, body: object = None, **more: Any) -> tuple[int, str, str | None]:
+        answer = self.ask(method, path, body, **more)
+        assert answer.header("content-type") == "application/problem+json", answer.body
+        told = answer.json()
+        assert told["status"] == answer.status
+        return answer.status, told["code"], told.get("param")
+
+    def make(self, name: str, **fields: Any) -> dict[str, Any]:
+        return dict(self.done("POST", "/services", {"name": name, **fields}, status=201))
+
+    def names(self, path: str) -> list[str]:
+        return [item["name"] for item in self.done("GET", path)["items"]]
+
+
+@pytest.fixture(scope="module")
+def people(servers: Servers) -> Iterator[People]:
+    with living(servers) as found:
+        yield found
+
+
+@pytest.fixture
+def desk(people: People) -> Desk:
+    return Desk(people)
+
+
+# One service
+
+
+def test_a_service_is_made_found_changed_deleted_and_restored(desk: Desk) -> None:
+    answer = desk.ask("POST", "/services", {"name": "Weather", "protocol": "http", "tags": ["b", "a"]})
+    made = answer.json()
+    assert (answer.status, answer.header("etag")) == (201, 'W/"1"')
+    assert answer.header("location") == f"{PREFIX}/services/{made['id']}"
+    assert (made["status"], made["priority"], made["tenant_id"]) == ("unknown", "medium", desk.tenant)
+    for ref in (made["id"], "weather", "WEATHER"):
+        assert desk.done("GET", f"/services/{ref}")["id"] == made["id"]
+    changed = desk.done("PATCH", "/services/weather", {"version": "2", "description": "Made up."})
+    assert (changed["version"], changed["row_version"]) == ("2", 2)
+    assert desk.done("GET", "/services/weather")["version"] == "2"
+    left = desk.done("DELETE", "/services/weather")
+    assert (left["is_deleted"], left["is_active"]) == (True, False)
+    assert desk.refused("GET", "/services/weather") == (410, "deleted", "ref")
+    assert desk.done("GET", "/services/weather?include_deleted=true")["is_deleted"] is True
+    assert desk.done("POST", "/services/weather/restore")["is_deleted"] is False
+    assert desk.done("GET", "/services/weather")["is_deleted"] is False
+
+
+def test_what_there_is_not_and_what_is_anothers_is_not_found(desk: Desk, people: People) -> None:
+    theirs = Desk(people).make("secret")
+    for ref in (theirs["id"], "secret", str(uuid4())):
+        for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/restore"), ("PUT", "/health")):
+            body = {"PATCH": {}, "PUT": {"status": "healthy"}}.get(method)
+            assert desk.refused(method, f"/services/{ref}{path}", body)[0] == 404
+    assert desk.refused("GET", f"/services?tenant_id={theirs['tenant_id']}")[0] == 404
+    assert desk.refused("GET", f"/events?tenant_id={theirs['tenant_id']}")[0] == 404
+    path = f"/services/secret?tenant_id={theirs['tenant_id']}"
+    assert desk.done("GET", path, key=people.gateway.key)["id"] == theirs["id"]
+
+
+def test_a_reader_changes_nothing(desk: Desk) -> None:
+    desk.make("weather")
+    assert desk.done("GET", "/services/weather", key=desk.reader)["name"] == "weather"
+    for method, path in (
+        ("POST", "/services"),
+        ("PATCH", "/services/weather"),
+        ("PUT", "/services/weather"),
+        ("DELETE", "/services/weather"),
+        ("POST", "/services/bulk"),
+        ("POST", "/services/weather/heartbeat"),
+        ("POST", "/heartbeats"),
+    ):
+        assert desk.refused(method, path, {}, key=desk.reader)[:2] == (403, "permission_denied")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 256}, "name"),
+        ({"name": " x"}, "name"),
+        ({"name": "x", "port": 70_000}, "port"),
+        ({"name": "x", "port": "80"}, "port"),
+        ({"name": "x", "protocol": "carrier pigeon"}, "protocol"),
+        ({"name": "x", "tags": ["a", "a"]}, "tags"),
+        ({"name": "x", "config": []}, "config"),
+        ({"name": "x", "endpoint": "https://ann:secret@example.org/"}, "endpoint"),
+        ({"name": "x", "nickname": "y"}, "nickname"),
+        ({"name": "x", "id": str(uuid4())}, "id"),
+        ({"name": "x", "success_count": 5}, "success_count"),
+        ({"name": "x", "dependencies": ["nothing"]}, "dependencies"),
+        ({"name": "x\u0000"}, "name"),
+    ],
+)
+def test_a_field_that_breaks_its_rule_is_named(desk: Desk, fields: dict[str, Any], param: str) -> None:
+    status, _, named = desk.refused("POST", "/services", fields)
+    assert (status, named) == (404 if fields.get("dependencies") else 422, param)
+    assert desk.names("/services") == []
+
+
+def test_a_name_is_taken_once_and_what_becomes_of_it_can_be_said(desk: Desk) -> None:
+    made = desk.make("weather")
+    assert desk.refused("POST", "/services", {"name": "Weather"}) == (409, "already_exists", "name")
+    again = desk.ask("POST", "/services?on_conflict=update", {"name": "weather", "version": "2"})
+    assert (again.status, again.json()["id"], again.json()["version"]) == (200, made["id"], "2")
+    desk.done("DELETE", "/services/weather")
+    back = desk.ask("POST", "/services?on_conflict=restore", {"name": "weather", "version": "3"})
+    assert (back.status, back.json()["id"], back.json()["version"]) == (200, made["id"], "3")
+    assert desk.refused("POST", "/services?on_conflict=shrug", {"name": "y"})[0] == 422
+
+
+def test_one_whose_name_was_taken_since_comes_back_under_another(desk: Desk) -> None:
+    old = desk.make("weather")
+    desk.done("DELETE", "/services/weather")
+    desk.make("weather")
+    assert desk.refused("POST", f"/services/{old['id']}/restore") == (409, "already_exists", "name")
+    back = desk.done("POST", f"/services/{old['id']}/restore", {"new_name": "weather 2"})
+    assert (back["id"], back["name"], back["is_deleted"]) == (old["id"], "weather 2", False)
+
+
+def test_a_creation_that_is_sent_again_is_answered_again(desk: Desk) -> None:
+    headers = {"idempotency-key": uuid4().hex}
+    first = desk.ask("POST", "/services", {"name": "weather"}, headers=headers)
+    again = desk.ask("POST", "/services", {"name": "weather"}, headers=headers)
+    assert (first.status, again.status, again.json()["id"]) == (201, 201, first.json()["id"])
+    assert (first.header("x-hx-idempotent-replay"), again.header("x-hx-idempotent-replay")) == (None, "true")
+    assert desk.refused("POST", "/services", {"name": "other"}, headers=headers)[:2] == (409, "idempotency_conflict")
+
+
+def test_a_change_of_an_older_version_is_refused(desk: Desk) -> None:
+    desk.make("weather")
+    first = desk.ask("GET", "/services/weather")
+    tag = {"if-match": str(first.header("etag"))}
+    assert desk.ask("GET", "/services/weather", headers={"if-none-match": tag["if-match"]}).status == 304
+    assert desk.done("PATCH", "/services/weather", {"version": "2"}, headers=tag)["row_version"] == 2
+    for method, body in (("PATCH", {"version": "3"}), ("PUT", {"name": "weather"}), ("DELETE", None)):
+        assert desk.refused(method, "/services/weather", body, headers=tag)[:2] == (412, "version_conflict")
+    assert desk.refused("PATCH", "/services/weather", {}, headers={"if-match": "x"}) == (
+        400,
+        "invalid_request",
+        "if-match",
+    )
+    assert desk.done("PATCH", "/services/weather", {"version": "4"}, headers={"if-match": "*"})["version"] == "4"
+
+
+def test_a_patch_merges_objects_and_a_put_replaces_everything(desk: Desk) -> None:
+    desk.make("weather", service_metadata={"team": "a", "tier": {"x": 1, "y": 2}}, tags=["t"], port=8080)
+    patched = desk.done("PATCH", "/services/weather", {"service_metadata": {"team": None, "tier": {"y": 3}}})
+    assert patched["service_metadata"] == {"tier": {"x": 1, "y": 3}}
+    assert (patched["tags"], patched["port"]) == (["t"], 8080)
+    cleared = desk.done("PATCH", "/services/weather", {"port": None})
+    assert cleared["port"] is None
+    desk.done("PUT", "/services/weather/health", {"status": "healthy"})
+    put = desk.done("PUT", "/services/weather", {"name": "climate", "priority": "high"})
+    assert (put["name"], put["priority"], put["tags"], put["service_metadata"]) == ("climate", "high", [], {})
+    assert put["status"] == "healthy"
+
+
+# Lists
+
+
+def test_lists_are_filtered_by_everything_that_a_service_has(desk: Desk) -> None:
+    desk.make("alpha", tags=["a", "b"], priority="critical", protocol="http", is_required=True, source="import")
+    desk.make("beta", tags=["b"], priority="low", build_type="docker", version="2", service_metadata={"team": "x"})
+    desk.make("gamma", display_name="Delta wing", description="Flies.", auto_start=True, dependencies=["alpha"])
+    desk.done("PUT", "/services/alpha/health", {"status": "healthy", "response_time_ms": 3})
+    desk.done("POST", "/services/beta/disable")
+    expected = {
+        "": ["alpha", "beta", "gamma"],
+        "q=delta": ["gamma"],
+        "q=fli": ["gamma"],
+        "name=ALPHA": ["alpha"],
+        "name=alpha,beta": ["alpha", "beta"],
+        "name=alpha&name=gamma": ["alpha", "gamma"],
+        "name_prefix=AL": ["alpha"],
+        "build_type=docker": ["beta"],
+        "protocol=http": ["alpha"],
+        "protocol=http,stdio": ["alpha", "beta", "gamma"],
+        "status=healthy": ["alpha"],
+        "status=disabled&status=unknown": ["beta", "gamma"],
+        "priority=critical,low": ["alpha", "beta"],
+        "tags=a,b": ["alpha", "beta"],
+        "tags=a,b&tags_match=all": ["alpha"],
+        "tags=a&tags_match=none": ["beta", "gamma"],
+        "healthy=true": ["alpha"],
+        "healthy=false": ["beta", "gamma"],
+        "healthy=true&status=unknown": [],
+        "required=true": ["alpha"],
+        "enabled=false": ["beta"],
+        "auto_start=true": ["gamma"],
+        "source=import": ["alpha"],
+        "version=2": ["beta"],
+        "metadata=%7B%22team%22%3A%22x%22%7D": ["beta"],
+        "has_dependency=alpha": ["gamma"],
+        "stale_after=15m": ["beta", "gamma"],
+        "stale_after=PT15M": ["beta", "gamma"],
+        "created_after=2026-01-01T00:00:00Z": ["alpha", "beta", "gamma"],
+        "created_before=2026-01-01T00:00:00Z": [],
+        "updated_since=2999-01-01T00:00:00Z": [],
+        "protocol=stdio&tags=b": ["beta"],
+        "sort=-name": ["gamma", "beta", "alpha"],
+        "sort=priority": ["alpha", "gamma", "beta"],
+        "sort=-created_at&limit=1": ["gamma"],
+    }
+    assert {query: desk.names(f"/services?{query}") for query in expected} == expected
+    aliases = {
+        "healthy": ["alpha"],
+        "unhealthy": [],
+        "required": ["alpha"],
+        "stale": ["beta", "gamma"],
+        "by-tag/b": ["alpha", "beta"],
+    }
+    assert {path: desk.names(f"/services/{path}") for path in aliases} == aliases
+    assert desk.done("GET", "/tags")["items"] == [{"tag": "b", "services": 2}, {"tag": "a", "services": 1}]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("status=fine", "status"),
+        ("healthy=perhaps", "healthy"),
+        ("stale_after=soon", "stale_after"),
+        ("sort=colour", "sort"),
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("cursor=made-up", "cursor"),
+        ("metadata=[]", "metadata"),
+        ("fields=name,shoe", "fields"),
+        ("created_after=yesterday", "created_after"),
+        ("created_after=2026-01-01T00:00:00", "created_after"),
+        ("colour=red", "colour"),
+        ("has_dependency=nothing", "has_dependency"),
+        ("tags=", "tags"),
+        ("q=%00", "text"),
+    ],
+)
+def test_a_parameter_that_is_not_understood_is_named(desk: Desk, query: str, param: str) -> None:
+    status, _, named = desk.refused("GET", f"/services?{query}")
+    assert status in (404, 422)
+    assert named is not None
+    assert named.split(".")[0] == param
+
+
+def test_pages_follow_each_other_and_belong_to_their_query(desk: Desk) -> None:
+    for number in range(7):
+        desk.make(f"service {number}", tags=["t"])
+    path, seen = f"{PREFIX}/services?limit=3&tags=t&fields=name,id&count=exact", []
+    while path:
+        answer = desk.people.ask("GET", path, key=desk.key)
+        page = answer.json()
+        assert page["total"] == 7
+        assert all(item.keys() == {"name", "id"} for item in page["items"])
+        seen += [item["name"] for item in page["items"]]
+        link = answer.header("link")
+        assert (link is not None) is page["has_more"] is (page["next_cursor"] is not None)
+        path = link[1 : link.index(">")] if link else ""
+    assert seen == [f"service {number}" for number in range(7)]
+    cursor = desk.done("GET", "/services?limit=3&tags=t")["next_cursor"]
+    assert desk.refused("GET", f"/services?limit=3&cursor={cursor}") == (422, "invalid_request", "cursor")
+
+
+# Many at once
+
+
+def test_many_are_made_and_the_one_that_cannot_be_is_told_of(desk: Desk) -> None:
+    items: list[dict[str, Any]] = [{"name": f"service {number}"} for number in range(500)]
+    items[250] = {"name": "bad", "port": -1}
+    tried = desk.done("POST", "/services/bulk", {"items": items, "dry_run": True})
+    assert (tried["created"], tried["failed"], tried["dry_run"]) == (499, 1, True)
+    assert desk.names("/services?limit=1") == []
+    refused = desk.done("POST", "/services/bulk", {"items": items, "mode": "atomic"})
+    assert (refused["created"], refused["failed"]) == (0, 500)
+    assert desk.names("/services?limit=1") == []
+    kept = desk.done("POST", "/services/bulk", {"items": items})
+    assert (kept["created"], kept["failed"]) == (499, 1)
+    assert kept["results"][250]["param"] == "port"
+    assert [result["status"] for result in kept["results"]].count("created") == 499
+    assert desk.done("GET", "/statistics")["active"] == 499
+
+
+def test_many_may_depend_on_each_other_whatever_their_order(desk: Desk) -> None:
+    items = [
+        {"name": "web", "dependencies": ["api", "cache"]},
+        {"name": "api", "dependencies": ["db"]},
+        {"name": "cache"},
+        {"name": "db"},
+        {"name": "lost", "dependencies": ["nothing"]},
+    ]
+    told = desk.done("POST", "/services/bulk", {"items": items})
+    assert (told["created"], told["failed"], told["results"][4]["param"]) == (4, 1, "dependencies")
+    assert [end["name"] for end in desk.done("GET", "/services/web/dependencies")["items"]] == ["api", "cache"]
+
+
+def test_many_are_changed_deleted_and_restored_by_name_or_by_a_filter(desk: Desk) -> None:
+    for name in ("a1", "a2", "b1"):
+        desk.make(name, tags=[name[0]])
+    by_tag = {"selector": {"filter": {"tags": ["a"]}}}
+    tried = desk.done("PATCH", "/services/bulk", {**by_tag, "patch": {"priority": "high"}, "dry_run": True})
+    assert (tried["updated"], desk.names("/services?priority=high")) == (2, [])
+    done = desk.done("PATCH", "/services/bulk", {**by_tag, "patch": {"priority": "high"}})
+    assert (done["updated"], desk.names("/services?priority=high")) == (2, ["a1", "a2"])
+    few = {**by_tag, "patch": {"priority": "low"}, "max_affected": 1}
+    assert desk.refused("PATCH", "/services/bulk", few) == (422, "invalid_request", "max_affected")
+    named = {"selector": {"refs": ["a1", "nothing"]}}
+    gone = desk.done("DELETE", "/services/bulk", named)
+    assert (gone["deleted"], gone["failed"], gone["results"][1]["code"]) == (1, 1, "not_found")
+    none = desk.done("DELETE", "/services/bulk", {"selector": {"refs": ["a2", "nothing"]}, "mode": "atomic"})
+    assert (none["deleted"], none["failed"], desk.names("/services")) == (0, 2, ["a2", "b1"])
+    only = {"selector": {"filter": {"include_deleted": "only"}}}
+    assert desk.done("POST", "/services/bulk/restore", only)["restored"] == 1
+    assert desk.names("/services") == ["a1", "a2", "b1"]
+    for selector in ({}, {"refs": ["a1"], "filter": {}}, {"refs": []}):
+        assert desk.refused("DELETE", "/services/bulk", {"selector": selector})[0] == 422
+
+
+@pytest.mark.parametrize(("on_conflict", "status"), [("skip", "skipped"), ("update", "updated"), ("error", "failed")])
+def test_many_whose_names_are_taken_do_what_is_said(desk: Desk, on_conflict: str, status: str) -> None:
+    desk.make("taken", version="1")
+    body = {"on_conflict": on_conflict, "items": [{"name": "new"}, {"name": "Taken", "version": "2"}]}
+    told = desk.done("POST", "/services/bulk", body)
+    assert [result["status"] for result in told["results"]] == ["created", status]
+    assert desk.done("GET", "/services/taken")["version"] == ("2" if on_conflict == "update" else "1")
+
+
+# How they stand, and what they depend on
+
+
+def test_reports_and_decisions_and_signs_of_life_are_seen_at_once(desk: Desk) -> None:
+    desk.make("weather")
+    desk.make("maps")
+    assert desk.done("GET", "/services/weather")["last_seen"] is None
+    reported = desk.done("PUT", "/services/weather/health", {"status": "healthy", "response_time_ms": 12.5})
+    assert (reported["status"], reported["success_count"], reported["health_score"]) == ("healthy", 1, 1.0)
+    assert desk.done("GET", "/services/weather")["response_time_ms"] == 12.5
+    old = {"status": "unhealthy", "checked_at": "2020-01-01T00:00:00Z"}
+    assert desk.done("PUT", "/services/weather/health", old)["failure_count"] == 0
+    beat = {"items": [{"ref": "maps"}, {"ref": "nothing"}]}
+    assert desk.done("POST", "/heartbeats", beat) == {"updated": 1, "unknown": ["nothing"]}
+    assert desk.done("GET", "/services/maps")["last_seen"] is not None
+    assert desk.done("POST", "/services/weather/heartbeat")["updated"] == 1
+    assert desk.done("POST", "/services/weather/disable")["status"] == "disabled"
+    assert desk.done("PUT", "/services/weather/health", {"status": "healthy"})["status"] == "disabled"
+    enabled = desk.done("POST", "/services/weather/enable")
+    assert (enabled["status"], enabled["is_enabled"]) == ("unknown", True)
+    assert desk.done("POST", "/services/weather/maintenance")["status"] == "maintenance"
+    assert desk.done("PUT", "/services/weather/health", {"status": "unhealthy"})["status"] == "maintenance"
+    assert desk.done("DELETE", "/services/weather/maintenance")["status"] == "unknown"
+    assert desk.refused("PUT", "/services/weather/health", {"status": "fine"})[2] == "status"
+    numbers = desk.done("GET", "/statistics")
+    assert (numbers["total"], numbers["by_status"]["unknown"], numbers["failure_count"]) == (2, 2, 1)
+
+
+def test_dependencies_go_both_ways_and_never_in_a_circle(desk: Desk) -> None:
+    for name in ("web", "api", "db"):
+        desk.make(name)
+    desk.done("POST", "/services/web/dependencies", {"depends_on": "api"})
+    desk.done("PUT", "/services/api/dependencies/db")
+    answer = desk.ask("PUT", "/services/db/dependencies/web")
+    assert (answer.status, answer.json()["code"]) == (409, "dependency_cycle")
+    assert answer.json()["errors"] == [{"code": "dependency_cycle", "path": ["db", "web", "api", "db"]}]
+    assert [end["name"] for end in desk.done("GET", "/services/api/dependents")["items"]] == ["web"]
+    shown = desk.done("GET", "/services/api?expand=dependencies,dependents")
+    assert [end["name"] for end in shown["expanded"]["dependencies"]] == ["db"]
+    answer = desk.ask("DELETE", "/services/api")
+    assert (answer.status, answer.json()["code"]) == (409, "has_dependents")
+    assert answer.json()["errors"] == [{"code": "has_dependents", "name": "web"}]
+    desk.done("DELETE", "/services/api?dependents=detach")
+    assert desk.done("GET", "/services/web")["dependencies"] == []
+    desk.done("POST", "/services/api/restore")
+    desk.done("DELETE", "/services/api/dependencies/db")
+    assert desk.done("GET", "/services/db")["dependents"] == []
