@@ -27,6 +27,7 @@ SECTIONS = {
     "pg_url": "Stores",
     "journal_dir": "Record",
     "health_check_interval": "Health",
+    "registry_require_if_match": "Registry",
     "litellm_base_url": "Models",
 }
 # Read and checked, but nothing of this version uses them yet. A test compares this with the source.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -26,6 +27,9 @@ ANYONE = "in  in  in  in  in  in  in  in"
 A_KEY = "401 401 401 in  in  in  in  in"
 THE_ADMIN = "401 401 401 403 403 403 403 in"
 HERE_OR_ADMIN = "in  401 401 403 403 403 403 in"
+# An admin of the platform is in a tenant of its own, too, unless it names another.
+OF_TENANT = "401 401 401 404 200 200 200 404"
+REGISTRY = "/api/v1/registry"
 
 # The callers in their order. "Other tenant" is its admin; what everybody asks for is of the tenant of the others.
 MATRIX: Mapping[str, str] = {
@@ -61,6 +65,38 @@ MATRIX: Mapping[str, str] = {
     "DELETE /api/v1/observability/dead_letters": THE_ADMIN,
     "POST /api/v1/observability/dead_letters/replay": THE_ADMIN,
     "GET /api/v1/observability/dead_letters/{id}": THE_ADMIN,
+    f"GET {REGISTRY}/services": A_KEY,
+    f"POST {REGISTRY}/services": "401 401 401 201 201 201 201 201",
+    f"GET {REGISTRY}/services/healthy": A_KEY,
+    f"GET {REGISTRY}/services/unhealthy": A_KEY,
+    f"GET {REGISTRY}/services/required": A_KEY,
+    f"GET {REGISTRY}/services/stale": A_KEY,
+    f"GET {REGISTRY}/services/by-tag/{{tag}}": A_KEY,
+    f"POST {REGISTRY}/services/bulk": A_KEY,
+    f"PATCH {REGISTRY}/services/bulk": A_KEY,
+    f"DELETE {REGISTRY}/services/bulk": A_KEY,
+    f"POST {REGISTRY}/services/bulk/restore": A_KEY,
+    f"GET {REGISTRY}/services/{{ref}}": OF_TENANT,
+    f"PUT {REGISTRY}/services/{{ref}}": OF_TENANT,
+    f"PATCH {REGISTRY}/services/{{ref}}": OF_TENANT,
+    f"DELETE {REGISTRY}/services/{{ref}}": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/restore": OF_TENANT,
+    f"PUT {REGISTRY}/services/{{ref}}/health": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/enable": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/disable": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/maintenance": OF_TENANT,
+    f"DELETE {REGISTRY}/services/{{ref}}/maintenance": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/heartbeat": A_KEY,
+    f"GET {REGISTRY}/services/{{ref}}/dependencies": OF_TENANT,
+    f"GET {REGISTRY}/services/{{ref}}/dependents": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/dependencies": A_KEY,
+    f"PUT {REGISTRY}/services/{{ref}}/dependencies/{{dependency}}": OF_TENANT,
+    f"DELETE {REGISTRY}/services/{{ref}}/dependencies/{{dependency}}": OF_TENANT,
+    f"POST {REGISTRY}/heartbeats": A_KEY,
+    f"GET {REGISTRY}/statistics": A_KEY,
+    f"GET {REGISTRY}/tags": A_KEY,
+    f"GET {REGISTRY}/changes": A_KEY,
+    f"GET {REGISTRY}/events": "401 401 401 400 400 400 400 400",
     "GET /v1/spend/logs": A_KEY,
     "GET /v1/spend/errors": A_KEY,
     "GET /v1/spend/summary": A_KEY,
@@ -128,12 +164,14 @@ MADE_UP = {
     "{table}": "trace_events",
     "{id}": "1",
     "{request_id}": "req_made_up",
+    "{tag}": "made-up",
 }
 BODIES: Mapping[str, object] = {
     "POST /v1/chat/completions": {"model": "hx-chat", "messages": [{"role": "user", "content": "hello"}]},
     "POST /v1/completions": {"model": "hx-chat", "prompt": "hello"},
     "POST /v1/embeddings": {"model": "emb-premium", "input": "hello"},
     "PUT /v1/teams/{team_id}/members/{user_id}": {"role": "member"},
+    f"PUT {REGISTRY}/services/{{ref}}/health": {"status": "healthy"},
 }
 
 
@@ -193,6 +231,8 @@ def body_of(world: World, row: str, caller: str) -> object:
     method, _, template = row.partition(" ")
     if row in BODIES:
         return BODIES[row]
+    if row in (f"POST {REGISTRY}/services", f"PUT {REGISTRY}/services/{{ref}}"):
+        return {"name": f"{method} {caller}"}
     if method == "PATCH":
         return {"tags": ["asked"]}
     if method != "POST" or not template.startswith(
@@ -220,6 +260,11 @@ class Target:
     def path(self, template: str) -> str:
         """Return the path to ask for."""
         world = self._world
+        if template == f"{REGISTRY}/events":
+            # It would go on for minutes.
+            return f"{template}?types=made-up"
+        if "{ref}" in template:
+            return template.replace("{ref}", self._service()).replace("{dependency}", self._service())
         ids = {"{tenant_id}": world.tenant, "{team_id}": world.team, "{user_id}": world.user, "{key_id}": world.own_key}
         first = next((part for part in template.split("/") if part in ids), None)
         if self._fresh and "/members/" in template:
@@ -245,6 +290,12 @@ class Target:
         if self._row.endswith("/restore"):
             people.done("DELETE", f"/v1/{kind}/{made['id']}")
         return str(made["id"])
+
+    def _service(self) -> str:
+        people, key = self._world.people, self._world.keys["tenant admin"]
+        answer = people.ask("POST", f"{REGISTRY}/services", {"name": f"made up {uuid4().hex}"}, key=key)
+        assert answer.status == 201, answer.body
+        return str(answer.json()["id"])
 
     def _member(self) -> str:
         people, team = self._world.people, self._world.team

@@ -43,6 +43,8 @@ WHO: dict[Policy, str] = {
     needs(Scope.EVENTS_WRITE): "a key with `events:write`",
     needs(Scope.EVENTS_READ): "a key with `events:read`",
     needs(Scope.SPEND_READ): "a key with `spend:read`",
+    needs(Scope.REGISTRY_READ): "a key with `registry:read`",
+    needs(Scope.REGISTRY_WRITE): "a key with `registry:write`",
 }
 SPOKEN_PATHS = {"any other path under `/v1`": "/v1/{path}", "any other path": "/{path}"}
 

@@ -235,7 +235,7 @@ def _undone(outcome: BulkOutcome) -> None:
     for fate in ("created", "updated", "skipped", "deleted", "restored", "failed"):
         setattr(outcome, fate, 0)
     for result in results:
-        told = {name: result[name] for name in ("ref", "error", "code", "param") if name in result}
+        told: dict[str, Any] = {name: result[name] for name in ("ref", "error", "code", "param") if name in result}
         outcome.add(result["index"], "failed", told if "error" in result else {**told, **_NOT_KEPT})
 
 
