@@ -19,6 +19,7 @@ from hx_gateway.registry.catalog import Catalog
 from hx_gateway.registry.feed.changes import Change
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.feed.repository import ChangeRepository
+from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import Transactions
@@ -66,6 +67,7 @@ class Registering:
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
             standing=Standing(transactions),
+            history=History(transactions),
             feed=self.feed,
             hot=self.hot,
             require_if_match=settings.registry_require_if_match,

@@ -405,3 +405,50 @@ def test_dependencies_go_both_ways_and_never_in_a_circle(desk: Desk) -> None:
     desk.done("POST", "/services/api/restore")
     desk.done("DELETE", "/services/api/dependencies/db")
     assert desk.done("GET", "/services/db")["dependents"] == []
+
+
+# What became of them
+
+
+def test_who_changed_what_is_told_by_member_and_by_page(desk: Desk) -> None:
+    desk.make("weather", service_metadata={"team": "a", "tier": {"x": 1}, "api_key": "sk-made-up"})
+    desk.done("PATCH", "/services/weather", {"version": "2", "service_metadata": {"tier": {"x": 2}}})
+    desk.done("DELETE", "/services/weather")
+    page = desk.done("GET", "/services/weather/audit")
+    assert [entry["action"] for entry in page["items"]] == ["deleted", "updated", "created"]
+    assert page["items"][1]["changes"] == [
+        {"path": "service_metadata.tier.x", "old": 1, "new": 2},
+        {"path": "version", "old": None, "new": "2"},
+    ]
+    assert "sk-made-up" not in str(page)
+    desk.make("maps")
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = desk.done("GET", f"/audit?limit=2{cursor and f'&cursor={cursor}'}")
+        seen += [entry["action"] for entry in page["items"]]
+        cursor = page["next_cursor"]
+    assert seen == ["created", "deleted", "updated", "created"]
+    assert len(desk.done("GET", "/audit?service=weather&action=updated")["items"]) == 1
+    assert desk.done("GET", "/audit?until=2020-01-01T00:00:00Z")["items"] == []
+    assert desk.done("GET", "/audit?actor=nobody")["items"] == []
+    assert desk.refused("GET", "/audit?action=shrugged")[2] == "action"
+    assert desk.refused("GET", "/audit?service=nothing")[0] == 404
+
+
+def test_a_service_goes_back_to_what_it_was(desk: Desk) -> None:
+    desk.make("maps")
+    desk.make("weather", tags=["a"], dependencies=["maps"], service_metadata={"team": "a", "token": "made-up"})
+    desk.done("PATCH", "/services/weather", {"name": "climate", "tags": [], "dependencies": [], "port": 80})
+    desk.done("PATCH", "/services/climate", {"service_metadata": {"team": "b", "token": "newer"}})
+    desk.done("PUT", "/services/climate/health", {"status": "healthy"})
+    versions = desk.done("GET", "/services/climate/versions")["items"]
+    assert [entry["version"] for entry in versions] == [1, 2, 3, 4]
+    assert desk.done("GET", "/services/climate")["row_version"] == 4
+    first = desk.done("GET", "/services/climate/versions/1")["fields"]
+    assert (first["name"], first["tags"], first["service_metadata"]["token"]) == ("weather", ["a"], "***")
+    back = desk.done("POST", "/services/climate/versions/1/revert")
+    assert (back["name"], back["tags"], back["port"], back["status"]) == ("weather", ["a"], None, "healthy")
+    assert back["service_metadata"] == {"team": "a", "token": "newer"}
+    assert len(back["dependencies"]) == 1
+    assert desk.refused("GET", "/services/weather/versions/9") == (404, "not_found", "version")
+    assert desk.refused("GET", "/services/weather/versions/0")[0] == 422

@@ -95,6 +95,11 @@ MATRIX: Mapping[str, str] = {
     f"POST {REGISTRY}/heartbeats": A_KEY,
     f"GET {REGISTRY}/statistics": A_KEY,
     f"GET {REGISTRY}/tags": A_KEY,
+    f"GET {REGISTRY}/audit": A_KEY,
+    f"GET {REGISTRY}/services/{{ref}}/audit": OF_TENANT,
+    f"GET {REGISTRY}/services/{{ref}}/versions": OF_TENANT,
+    f"GET {REGISTRY}/services/{{ref}}/versions/{{version}}": OF_TENANT,
+    f"POST {REGISTRY}/services/{{ref}}/versions/{{version}}/revert": OF_TENANT,
     f"GET {REGISTRY}/changes": A_KEY,
     f"GET {REGISTRY}/events": "401 401 401 400 400 400 400 400",
     "GET /v1/spend/logs": A_KEY,
@@ -264,6 +269,7 @@ class Target:
             # It would go on for minutes.
             return f"{template}?types=made-up"
         if "{ref}" in template:
+            template = template.replace("{version}", "1")
             return template.replace("{ref}", self._service()).replace("{dependency}", self._service())
         ids = {"{tenant_id}": world.tenant, "{team_id}": world.team, "{user_id}": world.user, "{key_id}": world.own_key}
         first = next((part for part in template.split("/") if part in ids), None)

@@ -15,6 +15,7 @@ from hx_gateway.access.resources import Actor
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.registry.audit_trail import AuditTrail, Author
 from hx_gateway.registry.feed.changes import Change
+from hx_gateway.registry.history_repository import HistoryRepository
 from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.services.database import DatabaseManager
 
@@ -23,11 +24,12 @@ Announce = Callable[[str, Sequence[Change]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """What is asked and changed in one transaction: services, and the answers that are kept for repetitions."""
+    """What is asked and changed in one transaction: services, their history, and answers kept for repetitions."""
 
     tenant_id: str
     items: RegistryItemRepository
     answers: Repository
+    history: HistoryRepository
     now: datetime
 
 
@@ -67,7 +69,8 @@ class Transactions:
         async with self.database.session(tenant_id) as session:
             trail = AuditTrail(session, self.chain, tenant_id=tenant_id, author=author, now=now)
             items, answers = RegistryItemRepository(session, trail), Repository(session)
-            yield Transaction(tenant_id=tenant_id, items=items, answers=answers, now=now)
+            history = HistoryRepository(session, tenant_id)
+            yield Transaction(tenant_id=tenant_id, items=items, answers=answers, history=history, now=now)
             changes = await trail.changes() if self._announce is not None else []
         if self._announce is not None and changes:
             await self._announce(tenant_id, changes)

@@ -16,6 +16,7 @@ from hx_gateway.pipeline.context import Context
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
 from hx_gateway.registry.feed.follow import ChangeFeed
+from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import tenant_of
@@ -33,6 +34,7 @@ class RegistryParts:
     standing: Standing
     feed: ChangeFeed
     hot: HotReads
+    history: History
     require_if_match: bool = False
 
 

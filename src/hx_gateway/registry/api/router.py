@@ -10,13 +10,19 @@ from fastapi import APIRouter, FastAPI
 from hx_gateway.access.principal import Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
-from hx_gateway.registry.api import dependencies, overview, services, standing
+from hx_gateway.registry.api import dependencies, history, overview, services, standing
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
 
 PREFIX = "/api/v1/registry"
 # In this order: the paths of lists come before those of one service.
-ROUTERS: tuple[APIRouter, ...] = (services.router, standing.router, dependencies.router, overview.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    services.router,
+    standing.router,
+    dependencies.router,
+    history.router,
+    overview.router,
+)
 READ, WRITE = needs(Scope.REGISTRY_READ), needs(Scope.REGISTRY_WRITE)
 SERVICES = f"{PREFIX}/services"
 _METHODS = {"GET": "read", "POST": "act", "PUT": "put", "PATCH": "update", "DELETE": "delete"}
@@ -26,6 +32,7 @@ _OTHERS = {
     "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
     "registry_statistics": ("GET", f"{PREFIX}/statistics"),
     "registry_tags": ("GET", f"{PREFIX}/tags"),
+    "registry_audit": ("GET", f"{PREFIX}/audit"),
 }
 
 

@@ -1,0 +1,56 @@
+"""Reads what the audit log tells of services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hx_gateway.db.models.audit import AuditEntry
+from hx_gateway.registry.feed.repository import KIND
+
+_COLUMNS: Mapping[str, Any] = {
+    "actor_key": AuditEntry.actor_key,
+    "actor_user": AuditEntry.actor_user,
+    "action": AuditEntry.action,
+    "object_id": AuditEntry.object_id,
+    "request_id": AuditEntry.request_id,
+}
+
+
+class HistoryRepository:
+    """Entries of one tenant in one transaction."""
+
+    def __init__(self, session: AsyncSession, tenant_id: str) -> None:
+        self._session = session
+        self._tenant_id = tenant_id
+
+    async def newest_first(
+        self,
+        filters: Mapping[str, str],
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        below: int | None = None,
+        limit: int,
+    ) -> Sequence[AuditEntry]:
+        """Return entries with these values, from ``since`` on and before ``until``, with numbers below ``below``."""
+        query = self._entries().where(*(_COLUMNS[name] == value for name, value in filters.items()))
+        if since is not None:
+            query = query.where(AuditEntry.at >= since)
+        if until is not None:
+            query = query.where(AuditEntry.at < until)
+        if below is not None:
+            query = query.where(AuditEntry.id < below)
+        return (await self._session.scalars(query.order_by(AuditEntry.id.desc()).limit(limit))).all()
+
+    async def of_service(self, service_id: str) -> Sequence[AuditEntry]:
+        """Return all entries of one service, the first one first: its n-th entry made its version n."""
+        query = self._entries().where(AuditEntry.object_id == service_id)
+        return (await self._session.scalars(query.order_by(AuditEntry.id))).all()
+
+    def _entries(self) -> Any:
+        return select(AuditEntry).where(AuditEntry.tenant_id == self._tenant_id, AuditEntry.object_kind == KIND)
