@@ -106,7 +106,16 @@ def unchanged_by(status: ServiceStatus) -> frozenset[ServiceStatus]:
     return frozenset({ServiceStatus(status)}) | (_DECIDED if status in _OBSERVED else frozenset())
 
 
-def _enum(members: type[StrEnum], name: str) -> EnumType:
+class DependencyKind(StrEnum):
+    """What a service needs another one for: while it runs, to start, or not strictly."""
+
+    RUNTIME = "runtime"
+    STARTUP = "startup"
+    OPTIONAL = "optional"
+
+
+def enum_column(members: type[StrEnum], name: str) -> EnumType:
+    """Return the column type of an enumeration of the registry's schema, which has the members' values."""
     return EnumType(
         members,
         name=name,
@@ -129,12 +138,13 @@ class ItemHealth(Base):
             name="registry_health_item_fkey",
             ondelete="CASCADE",
         ),
+        Index("registry_health_by_status", "tenant_id", "status", "item_id"),
         {"schema": REGISTRY_SCHEMA},
     )
 
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
-    status: Mapped[ServiceStatus] = mapped_column(_enum(ServiceStatus, "service_status"))
+    status: Mapped[ServiceStatus] = mapped_column(enum_column(ServiceStatus, "service_status"))
     success_count: Mapped[int] = mapped_column(BigInteger)
     failure_count: Mapped[int] = mapped_column(BigInteger)
     last_health_check: Mapped[datetime | None]
@@ -177,6 +187,9 @@ class DependencyEdge(Base):
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
     depends_on_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[DependencyKind] = mapped_column(
+        enum_column(DependencyKind, "dependency_kind"), default=DependencyKind.RUNTIME
+    )
 
 
 _edge = DependencyEdge.__table__.c
@@ -192,6 +205,25 @@ class _Ends:
     @declared_attr
     def dependents(cls) -> Mapped[list[UUID]]:  # noqa: N805
         return _ids(cls, near=_edge.depends_on_id, far=_edge.item_id)
+
+
+# The orders that lists come in, and what is in each of these indexes beside: what lists are filtered by.
+_ORDERS = {
+    "registry_items_living": (),
+    "registry_items_living_by_age": ("created_at",),
+    "registry_items_living_by_change": ("updated_at",),
+    "registry_items_living_by_name": ("name",),
+    "registry_items_living_by_build_type": ("build_type",),
+    "registry_items_living_by_protocol": ("protocol",),
+    "registry_items_living_by_priority": ("priority",),
+}
+_FILTERS = ("build_type", "protocol", "priority", "is_required", "is_enabled", "auto_start")
+
+
+def _order(name: str, columns: tuple[str, ...]) -> Index:
+    beside = [column for column in _FILTERS if column not in columns]
+    living = text("deleted_at IS NULL")
+    return Index(name, "tenant_id", *columns, "id", postgresql_include=beside, postgresql_where=living)
 
 
 def _ids(item: Any, *, near: Any, far: Any) -> Mapped[list[UUID]]:
@@ -217,6 +249,14 @@ class RegistryItem(TenantModel, _Ends):
             postgresql_where=text("deleted_at IS NULL"),
         ),
         Index("registry_items_by_age", "tenant_id", "created_at", "id"),
+        *(_order(name, columns) for name, columns in _ORDERS.items()),
+        Index(
+            "registry_items_deleted",
+            "tenant_id",
+            "name_key",
+            "id",
+            postgresql_where=text("deleted_at IS NOT NULL"),
+        ),
         {"schema": REGISTRY_SCHEMA},
     )
     protected: ClassVar[frozenset[str]] = TenantModel.protected | (set(HEALTH_FIELDS) - {"status"}) | {"dependents"}
@@ -225,12 +265,14 @@ class RegistryItem(TenantModel, _Ends):
     name: Mapped[str] = mapped_column(String(NAME_CHARS))
     display_name: Mapped[str | None] = mapped_column(String(NAME_CHARS))
     description: Mapped[str | None]
-    build_type: Mapped[BuildType] = mapped_column(_enum(BuildType, "service_build_type"), default=BuildType.FASTMCP)
+    build_type: Mapped[BuildType] = mapped_column(
+        enum_column(BuildType, "service_build_type"), default=BuildType.FASTMCP
+    )
     protocol: Mapped[ServiceProtocol] = mapped_column(
-        _enum(ServiceProtocol, "service_protocol"), default=ServiceProtocol.STDIO
+        enum_column(ServiceProtocol, "service_protocol"), default=ServiceProtocol.STDIO
     )
     priority: Mapped[ServicePriority] = mapped_column(
-        _enum(ServicePriority, "service_priority"), default=ServicePriority.MEDIUM
+        enum_column(ServicePriority, "service_priority"), default=ServicePriority.MEDIUM
     )
     location: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
     endpoint: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
