@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     delete,
     exists,
@@ -59,6 +61,7 @@ from hx_gateway.registry.statistics import ServiceStatistics, added_up
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
+_RANKS = {status: rank for rank, status in enumerate(ServiceStatus)}
 _SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
 _NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
 
@@ -131,13 +134,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         if search.deleted != "without" or not conditions:
             query = self._query(include_deleted=search.deleted != "without")
             return await self._page(query.where(*conditions), order)
-        nearby = self._ids.nearby(search, order)
-        if nearby is not None:
-            found = await self._among(nearby, order, conditions)
-            if len(found) > order.limit:
-                return self._cut(found, order)
-        gathered = self._ids.gathered(search, order, await self._indexed(search))
-        return self._cut(await self._among(gathered, order, []), order)
+        nearby = self._ids.nearby(search, order, conditions)
+        found = [] if nearby is None else await self._loaded(nearby, order)
+        if len(found) <= order.limit:
+            found = await self._loaded(self._ids.gathered(search, order, await self._indexed(search)), order)
+        return self._cut(found, order)
 
     async def get_dependencies(self, item_id: UUID) -> list[RegistryItem]:
         """Return the living services that one depends on, by name. Raises ``NotFound``."""
@@ -281,15 +282,19 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             seen = ItemHealth.last_seen
             yield or_(seen.is_(None), seen < self._trail.now - search.stale_for)
 
-    async def _among(
-        self, ids: Subquery, order: Order, conditions: Sequence[ColumnElement[bool]]
-    ) -> Sequence[RegistryItem]:
-        """Return one more than a page, in the order of ``ids``, of those that pass ``conditions``."""
-        query = self._query(include_deleted=False).join(ids, ids.c.id == RegistryItem.id).where(*conditions)
-        query = query.order_by(*order.by(ids.c.place, ids.c.id)).limit(order.limit + 1)
-        return (await self._session.scalars(query)).all()
+    async def _loaded(self, page: Subquery, order: Order) -> Sequence[RegistryItem]:
+        query = self._query(include_deleted=False).join(page, page.c.id == RegistryItem.id)
+        return (await self._session.scalars(query.order_by(*order.by(page.c.place, page.c.id)))).all()
 
     # What is different from other models
+
+    def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
+        order = super()._order(asked, sort=sort, limit=limit, cursor=cursor)
+        if order.field != "status":
+            return order
+        # By its number, as the index has it.
+        after = order.after and (case(_RANKS, value=order.after[0]), order.after[1])
+        return replace(order, column=ItemHealth.status_rank, after=after)
 
     async def _list(
         self,
@@ -321,6 +326,8 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _equals(self, field: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         if field == "name":
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
+        if field == "status":
+            return ItemHealth.status_rank.in_([_RANKS[value] for value in values])
         return super()._equals(field, column, values)
 
     def _matches(self, text: str) -> ColumnElement[bool]:

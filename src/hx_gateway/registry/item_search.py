@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, exists, select, text
+from sqlalchemy import ColumnElement, FromClause, Select, Subquery, and_, exists, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hx_gateway.db.models.registry_index import ItemTag, ItemWord
-from hx_gateway.db.models.registry_items import HEALTH_FIELDS, ItemHealth, RegistryItem
+from hx_gateway.db.models.registry_items import HEALTH_COLUMNS, ItemHealth, RegistryItem
 from hx_gateway.registry.repository import Order
 from hx_gateway.registry.searches import ServiceSearch
 
-NEARBY = 2_000
+NEARBY = 1_000
 # These are found by indexes of their own.
 _UNIQUE = frozenset({"id", "name"})
 # After every word that goes on.
@@ -42,21 +42,28 @@ class ItemSearch:
         self._session = session
         self._tenant_id = tenant_id
 
-    def nearby(self, search: ServiceSearch, order: Order) -> Subquery | None:
-        """Return the ids of what comes next, with their ``place``; ``None`` where looking there makes no sense."""
+    def nearby(self, search: ServiceSearch, order: Order, conditions: Sequence[ColumnElement[bool]]) -> Subquery | None:
+        """Return the ids of the page, with their ``place``, of those next in order that pass ``conditions``.
+
+        ``None`` where looking there makes no sense.
+        """
         if not _UNIQUE.isdisjoint(search.filters):
             return None
-        query = self._ids(order, health=order.field in HEALTH_FIELDS)
-        return query.order_by(*order.by(order.column, RegistryItem.id)).limit(NEARBY).subquery("nearby")
+        query = self._ids(order, health=order.field in HEALTH_COLUMNS)
+        near = query.order_by(*order.by(order.column, RegistryItem.id)).limit(NEARBY).subquery("near")
+        # The rows of the near ones alone, and their health only where it is asked for: joined with everything at once,
+        # all the tenant's health would be read for them.
+        passing = select(near).join(RegistryItem, and_(self._living(), RegistryItem.id == near.c.id))
+        if _asks_for_health(search):
+            passing = passing.join(ItemHealth, health_of(RegistryItem))
+        return _page(passing.where(*conditions), near, order)
 
     def gathered(self, search: ServiceSearch, order: Order, conditions: Sequence[ColumnElement[bool]]) -> Subquery:
         """Return the ids of the page, with their ``place``, of all that pass ``conditions``."""
-        health = search.stale_for is not None or not {*search.filters, order.field}.isdisjoint(HEALTH_FIELDS)
-        query = self._ids(order, health=health).where(*conditions)
+        query = self._ids(order, health=_asks_for_health(search) or order.field in HEALTH_COLUMNS)
         # Materialized: a limit would have the planner walk through everything in order, in the hope of meeting enough.
-        found = query.cte("found").prefix_with("MATERIALIZED")
-        page = select(found.c.id, found.c.place).order_by(*order.by(found.c.place, found.c.id))
-        return page.limit(order.limit + 1).subquery("page")
+        found = query.where(*conditions).cte("found").prefix_with("MATERIALIZED")
+        return _page(select(found), found, order)
 
     async def lexemes(self, words: Sequence[str]) -> list[str]:
         """Return words as the database has them: in its lower case, each once."""
@@ -82,5 +89,15 @@ class ItemSearch:
         query = select(RegistryItem.id, order.column.label("place")).select_from(RegistryItem)
         if health:
             query = query.join(ItemHealth, health_of(RegistryItem))
-        living = and_(RegistryItem.tenant_id == self._tenant_id, RegistryItem.deleted_at.is_(None))
-        return query.where(living, order.beyond(RegistryItem.id))
+        return query.where(self._living(), order.beyond(RegistryItem.id))
+
+    def _living(self) -> ColumnElement[bool]:
+        return and_(RegistryItem.tenant_id == self._tenant_id, RegistryItem.deleted_at.is_(None))
+
+
+def _asks_for_health(search: ServiceSearch) -> bool:
+    return search.stale_for is not None or not HEALTH_COLUMNS.keys().isdisjoint(search.filters)
+
+
+def _page(query: Select[Any], ids: FromClause, order: Order) -> Subquery:
+    return query.order_by(*order.by(ids.c.place, ids.c.id)).limit(order.limit + 1).subquery("page")

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Float,
     ForeignKeyConstraint,
     Index,
+    SmallInteger,
     String,
     UniqueConstraint,
     Uuid,
@@ -124,6 +125,20 @@ def enum_column(members: type[StrEnum], name: str) -> EnumType:
     )
 
 
+# As PostgreSQL tells it.
+_STATUS_RANK = "\n".join(
+    [
+        "CASE status",
+        *(
+            f"    WHEN '{status}'::{REGISTRY_SCHEMA}.service_status THEN {rank}"
+            for rank, status in enumerate(list(ServiceStatus)[:-1])
+        ),
+        f"    ELSE {len(ServiceStatus) - 1}",
+        "END",
+    ]
+)
+
+
 class ItemHealth(Base):
     """How an item is: one narrow row beside it, so that a probe rewrites no wide one with its indexes.
 
@@ -138,13 +153,17 @@ class ItemHealth(Base):
             name="registry_health_item_fkey",
             ondelete="CASCADE",
         ),
-        Index("registry_health_by_status", "tenant_id", "status", "item_id"),
+        Index("registry_health_by_status", "tenant_id", "status_rank", "item_id"),
         {"schema": REGISTRY_SCHEMA},
     )
 
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[ServiceStatus] = mapped_column(enum_column(ServiceStatus, "service_status"))
+    # Its place among the statuses: computed by the database, for its indexes; never read here.
+    status_rank: Mapped[int] = mapped_column(
+        SmallInteger, Computed(_STATUS_RANK), deferred=True, deferred_raiseload=True
+    )
     success_count: Mapped[int] = mapped_column(BigInteger)
     failure_count: Mapped[int] = mapped_column(BigInteger)
     last_health_check: Mapped[datetime | None]
@@ -221,7 +240,8 @@ _FILTERS = ("build_type", "protocol", "priority", "is_required", "is_enabled", "
 
 
 def _order(name: str, columns: tuple[str, ...]) -> Index:
-    beside = [column for column in _FILTERS if column not in columns]
+    times = () if columns else ("created_at", "updated_at")
+    beside = [*times, *(column for column in _FILTERS if column not in columns)]
     living = text("deleted_at IS NULL")
     return Index(name, "tenant_id", *columns, "id", postgresql_include=beside, postgresql_where=living)
 
