@@ -137,6 +137,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         nearby = self._ids.nearby(search, order, conditions)
         found = [] if nearby is None else await self._loaded(nearby, order)
         if len(found) <= order.limit:
+            await self._ids.prepare()
             found = await self._loaded(self._ids.gathered(search, order, await self._indexed(search)), order)
         return self._cut(found, order)
 

@@ -28,6 +28,11 @@ _LEXEMES = text(
     "SELECT DISTINCT parsed.lexeme FROM unnest(CAST(:words AS text[])) AS word, "
     "unnest(to_tsvector('pg_catalog.simple', word)) AS parsed"
 )
+# For the transaction: what is looked up one by one is in memory, or on a disk without a head that moves; and other
+# processes take longer to start than they save.
+_GATHERING = text(
+    "SELECT set_config('random_page_cost', '1.1', true), set_config('max_parallel_workers_per_gather', '0', true)"
+)
 
 
 def health_of(item: Any) -> ColumnElement[bool]:
@@ -64,6 +69,10 @@ class ItemSearch:
         # Materialized: a limit would have the planner walk through everything in order, in the hope of meeting enough.
         found = query.where(*conditions).cte("found").prefix_with("MATERIALIZED")
         return _page(select(found), found, order)
+
+    async def prepare(self) -> None:
+        """Have the planner know what gathering costs."""
+        await self._session.execute(_GATHERING)
 
     async def lexemes(self, words: Sequence[str]) -> list[str]:
         """Return words as the database has them: in its lower case, each once."""

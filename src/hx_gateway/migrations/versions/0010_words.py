@@ -44,9 +44,19 @@ CREATE TABLE hx_registry.registry_counts (
 ) WITH (fillfactor = 50)
 """
 _TABLES = {"registry_words": _WORDS, "registry_tags": _TAGS, "registry_counts": _COUNTS}
-# As for the other tables (0006).
+# As for the other tables (0004), but that the setting is read once a statement and not twice a row: of 100,000 rows
+# that is a third of what it takes to look at them.
 _POLICY = """
-CREATE POLICY of_tenant ON hx_registry.{table} USING (
+POLICY of_tenant ON hx_registry.{table} USING (
+    CASE (SELECT current_setting('hx.tenant', true))
+        WHEN '*' THEN true
+        WHEN '' THEN false
+        ELSE tenant_id = (SELECT current_setting('hx.tenant', true))
+    END
+)
+"""
+_POLICY_BEFORE = """
+ALTER POLICY of_tenant ON hx_registry.{table} USING (
     CASE current_setting('hx.tenant', true)
         WHEN '*' THEN true
         WHEN '' THEN false
@@ -54,6 +64,7 @@ CREATE POLICY of_tenant ON hx_registry.{table} USING (
     END
 )
 """
+_TABLES_BEFORE = ("registry_items", "registry_health", "registry_dependencies")
 # For each order that lists come in. What lists are filtered by is in them too: a rare value is found without a look at
 # the wide rows.
 _FILTERS = ("build_type", "protocol", "priority", "is_required", "is_enabled", "auto_start")
@@ -310,12 +321,14 @@ _KINDS = (
 
 def upgrade() -> None:
     """Make the tables, fill them from the services that there are, and let triggers keep them."""
+    # All that is changed, in the order in which others take it, and before anything else.
+    op.execute(f"LOCK TABLE {', '.join(f'hx_registry.{table}' for table in _TABLES_BEFORE)}")
     for table, statement in _TABLES.items():
         op.execute(statement)
-        op.execute(_POLICY.format(table=table))
+        op.execute(f"CREATE {_POLICY.format(table=table)}")
         op.execute(f"ALTER TABLE hx_registry.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    # Before all else: whoever waits for it holds nothing that others wait for. It rewrites the table.
-    op.execute("LOCK TABLE hx_registry.registry_items, hx_registry.registry_health IN ACCESS EXCLUSIVE MODE")
+    for table in _TABLES_BEFORE:
+        op.execute(f"ALTER {_POLICY.format(table=table)}")
     op.execute(_STATUS_RANK)
     for statement in _FILL:
         op.execute(statement)
@@ -331,6 +344,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop all of it: what is in it is in the services too, but for the kinds of dependencies."""
+    for table in _TABLES_BEFORE:
+        op.execute(_POLICY_BEFORE.format(table=table))
     op.execute("ALTER TABLE hx_registry.registry_dependencies DROP COLUMN kind")
     op.execute("DROP TYPE hx_registry.dependency_kind")
     for trigger in _TRIGGERS:
