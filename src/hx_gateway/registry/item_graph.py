@@ -20,7 +20,7 @@ from hx_gateway.db.models.registry_items import (
     ServiceStatus,
 )
 from hx_gateway.registry.graph import Edge, Node, ServiceGraph, distances, effective
-from hx_gateway.registry.item_search import health_of
+from hx_gateway.registry.item_search import health_of, prepare
 
 MAX_GRAPH = 10_000
 MAX_IMPACT = 200
@@ -73,14 +73,13 @@ class ItemGraph:
         """Return what depends on a service that has ``status``, by dependencies of ``kinds``."""
         if not 1 <= limit <= MAX_IMPACT:
             raise InvalidField(f"limit: must be between 1 and {MAX_IMPACT}.", param="limit")
-        above = self._above(item_id, kinds)
+        await prepare(self._session)
+        first = self._first_above(item_id, kinds, limit)
         direct = exists().where(
             self._edges_of_tenant(), _edge.item_id == _item.id, _edge.depends_on_id == item_id, _edge.kind.in_(kinds)
         )
-        counted = (func.count().over(), func.count().filter(_item.is_required).over())
-        query = select(*_NODE, direct.label("direct"), counted[0].label("total"), counted[1].label("required"))
-        query = self._living(query).join(above, above.c.id == _item.id)
-        query = query.order_by(_item.is_required.desc(), _item.priority, _item.name, _item.id).limit(limit)
+        query = self._living(select(*_NODE, direct.label("direct"), first.c.total, first.c.required))
+        query = query.join(first, first.c.id == _item.id).order_by(*_by_importance(_item))
         rows = (await self._session.execute(query)).all()
         own = {item_id: status, **{row.id: row.status for row in rows}}
         found = await self._effective(own)
@@ -154,6 +153,14 @@ class ItemGraph:
         above = edges.where(_edge.depends_on_id == item_id).cte("above", recursive=True)
         return above.union(edges.join(above, _edge.depends_on_id == above.c.id).where(_edge.item_id != item_id))
 
+    def _first_above(self, item_id: UUID, kinds: Collection[DependencyKind], limit: int) -> CTE:
+        """Return the ids of the first of these, with the numbers of all. Materialized: few are looked at further."""
+        above = self._above(item_id, kinds)
+        total, required = func.count().over(), func.count().filter(_item.is_required).over()
+        query = select(_item.id, total.label("total"), required.label("required"))
+        query = query.join(above, above.c.id == _item.id).where(_item.tenant_id == self._tenant_id)
+        return query.order_by(*_by_importance(_item)).limit(limit).cte("first").prefix_with("MATERIALIZED")
+
     async def _effective(self, own: dict[UUID, ServiceStatus]) -> dict[UUID, ServiceStatus]:
         """Return the effective statuses of services whose own ones are given."""
         required = and_(_item.tenant_id == self._tenant_id, _item.id == _edge.depends_on_id, _item.is_required)
@@ -178,6 +185,10 @@ class ItemGraph:
     def _living(self, query: Select[Any]) -> Select[Any]:
         living = and_(_item.tenant_id == self._tenant_id, _item.deleted_at.is_(None))
         return query.select_from(_item).join(ItemHealth, health_of(_item)).where(living)
+
+
+def _by_importance(item: type[RegistryItem]) -> list[ColumnElement[Any]]:
+    return [item.is_required.desc(), item.priority_rank.asc(), item.name.asc(), item.id.asc()]
 
 
 def _around(root: UUID, edges: Sequence[Edge], direction: Direction, depth: int | None) -> set[UUID]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -46,6 +47,8 @@ from hx_gateway.db.models.registry_items import (
     DependencyKind,
     ItemHealth,
     RegistryItem,
+    ServicePriority,
+    ServiceProtocol,
     ServiceStatus,
     unchanged_by,
 )
@@ -54,14 +57,20 @@ from hx_gateway.registry.audit_trail import AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
-from hx_gateway.registry.item_search import ItemSearch, health_of
+from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
 from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Order, Page, Values
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.registry.statistics import ServiceStatistics, added_up
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
-_RANKS = {status: rank for rank, status in enumerate(ServiceStatus)}
+# Enumerations by the numbers of their members: for an enumeration itself there is no index behind row-level security.
+_RANKED: Mapping[str, tuple[Any, type[StrEnum]]] = {
+    "status": (ItemHealth.status_rank, ServiceStatus),
+    "build_type": (RegistryItem.build_type_rank, BuildType),
+    "protocol": (RegistryItem.protocol_rank, ServiceProtocol),
+    "priority": (RegistryItem.priority_rank, ServicePriority),
+}
 _SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
 _NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
 
@@ -137,7 +146,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         nearby = self._ids.nearby(search, order, conditions)
         found = [] if nearby is None else await self._loaded(nearby, order)
         if len(found) <= order.limit:
-            await self._ids.prepare()
+            await prepare(self._session)
             found = await self._loaded(self._ids.gathered(search, order, await self._indexed(search)), order)
         return self._cut(found, order)
 
@@ -270,12 +279,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         """Return the same conditions, of the tables that have indexes for them."""
         conditions = [*self._conditions(search.filters), *self._ids.with_tags(search), *self._stale(search)]
         if search.text is not None:
-            words = _WORD.findall(search.text)
-            lexemes = await self._ids.lexemes(words)
-            conditions += self._ids.with_words(lexemes)
-            if len(lexemes) != len(words):
-                # The database takes some word for several, or for none: its own search says what that means.
-                conditions.append(self._matches(search.text))
+            conditions += await self._ids.with_words(_WORD.findall(search.text), self._matches(search.text))
         return conditions
 
     def _stale(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
@@ -291,11 +295,12 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
         order = super()._order(asked, sort=sort, limit=limit, cursor=cursor)
-        if order.field != "status":
+        if order.field not in _RANKED:
             return order
         # By its number, as the index has it.
-        after = order.after and (case(_RANKS, value=order.after[0]), order.after[1])
-        return replace(order, column=ItemHealth.status_rank, after=after)
+        column, members = _RANKED[order.field]
+        ranks = {member: number for number, member in enumerate(members)}
+        return replace(order, column=column, after=order.after and (case(ranks, value=order.after[0]), order.after[1]))
 
     async def _list(
         self,
@@ -327,8 +332,9 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _equals(self, field: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         if field == "name":
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
-        if field == "status":
-            return ItemHealth.status_rank.in_([_RANKS[value] for value in values])
+        if field in _RANKED:
+            rank, members = _RANKED[field]
+            return rank.in_([[*members].index(value) for value in values])
         return super()._equals(field, column, values)
 
     def _matches(self, text: str) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, Subquery, and_, exists, select, text
+from sqlalchemy import ColumnElement, FromClause, Select, Subquery, and_, exists, intersect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hx_gateway.db.models.registry_index import ItemTag, ItemWord
@@ -20,19 +20,35 @@ from hx_gateway.registry.repository import Order
 from hx_gateway.registry.searches import ServiceSearch
 
 NEARBY = 1_000
+# Services with a word that are looked at one by one for others.
+FEW = 5_000
 # These are found by indexes of their own.
 _UNIQUE = frozenset({"id", "name"})
 # After every word that goes on.
 _LAST = "\U0010ffff"
-_LEXEMES = text(
-    "SELECT DISTINCT parsed.lexeme FROM unnest(CAST(:words AS text[])) AS word, "
-    "unnest(to_tsvector('pg_catalog.simple', word)) AS parsed"
-)
-# For the transaction: what is looked up one by one is in memory, or on a disk without a head that moves; and other
-# processes take longer to start than they save.
+_LEXEMES = text("""
+SELECT lexeme, (
+    SELECT count(*) FROM (
+        SELECT FROM hx_registry.registry_words
+        WHERE tenant_id = :tenant AND word >= lexeme AND word < lexeme || CAST(:last AS text) LIMIT :enough
+    ) AS within
+) AS services
+FROM (
+    SELECT DISTINCT parsed.lexeme
+    FROM unnest(CAST(:words AS text[])) AS word, unnest(to_tsvector('pg_catalog.simple', word)) AS parsed
+) AS asked
+""")
+# For the transaction: what is looked up one by one is in memory, or on a disk without a head that moves; other
+# processes take longer to start than they save; and 100,000 ids have room.
 _GATHERING = text(
-    "SELECT set_config('random_page_cost', '1.1', true), set_config('max_parallel_workers_per_gather', '0', true)"
+    "SELECT set_config('random_page_cost', '1.1', true), set_config('max_parallel_workers_per_gather', '0', true), "
+    "set_config('work_mem', '16MB', true)"
 )
+
+
+async def prepare(session: AsyncSession) -> None:
+    """Have the planner know what it costs to gather ids, until the transaction ends."""
+    await session.execute(_GATHERING)
 
 
 def health_of(item: Any) -> ColumnElement[bool]:
@@ -70,20 +86,23 @@ class ItemSearch:
         found = query.where(*conditions).cte("found").prefix_with("MATERIALIZED")
         return _page(select(found), found, order)
 
-    async def prepare(self) -> None:
-        """Have the planner know what gathering costs."""
-        await self._session.execute(_GATHERING)
+    async def with_words(self, words: Sequence[str], matches: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+        """Return the conditions that a service has, for each of ``words``, one that begins with it.
 
-    async def lexemes(self, words: Sequence[str]) -> list[str]:
-        """Return words as the database has them: in its lower case, each once."""
-        return list((await self._session.scalars(_LEXEMES, {"words": [*words]})).all())
+        ``matches`` says the same of the service's own row, and has the last word where only one of several was looked
+        up, or where the database takes some word for several, or for none.
+        """
+        asked = {"words": [*words], "tenant": self._tenant_id, "last": _LAST, "enough": FEW + 1}
+        found = (await self._session.execute(_LEXEMES, asked)).all()
+        rarest = [] if not found else [min(found, key=lambda row: row.services).lexeme]
+        few = any(row.services <= FEW for row in found)
+        looked_up = [self._beginning_with(lexeme) for lexeme in (rarest if few else [row.lexeme for row in found])]
+        conditions = [RegistryItem.id.in_(intersect(*looked_up))] if looked_up else []
+        return conditions if len(looked_up) == len(words) else [*conditions, matches]
 
-    def with_words(self, beginnings: Sequence[str]) -> Iterator[ColumnElement[bool]]:
-        """Yield the conditions that a service has a word for each of ``beginnings``, which are lexemes."""
-        for beginning in beginnings:
-            within = and_(ItemWord.word >= beginning, ItemWord.word < beginning + _LAST)
-            words = select(ItemWord.item_id).where(ItemWord.tenant_id == self._tenant_id, within)
-            yield RegistryItem.id.in_(words)
+    def _beginning_with(self, lexeme: str) -> Select[Any]:
+        within = and_(ItemWord.word >= lexeme, ItemWord.word < lexeme + _LAST)
+        return select(ItemWord.item_id).where(ItemWord.tenant_id == self._tenant_id, within)
 
     def with_tags(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions that a service has the tags that are looked for."""

@@ -125,18 +125,13 @@ def enum_column(members: type[StrEnum], name: str) -> EnumType:
     )
 
 
-# As PostgreSQL tells it.
-_STATUS_RANK = "\n".join(
-    [
-        "CASE status",
-        *(
-            f"    WHEN '{status}'::{REGISTRY_SCHEMA}.service_status THEN {rank}"
-            for rank, status in enumerate(list(ServiceStatus)[:-1])
-        ),
-        f"    ELSE {len(ServiceStatus) - 1}",
-        "END",
-    ]
-)
+def _rank(column: str, kind: type[StrEnum]) -> Mapped[int]:
+    """Return the column of a member's place among the others, computed by the database for its indexes."""
+    *members, _ = kind
+    cases = (f"    WHEN '{one}'::{REGISTRY_SCHEMA}.service_{column} THEN {rank}" for rank, one in enumerate(members))
+    # As PostgreSQL tells it.
+    told = "\n".join([f"CASE {column}", *cases, f"    ELSE {len(members)}", "END"])
+    return mapped_column(SmallInteger, Computed(told), deferred=True, deferred_raiseload=True)
 
 
 class ItemHealth(Base):
@@ -160,10 +155,7 @@ class ItemHealth(Base):
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[ServiceStatus] = mapped_column(enum_column(ServiceStatus, "service_status"))
-    # Its place among the statuses: computed by the database, for its indexes; never read here.
-    status_rank: Mapped[int] = mapped_column(
-        SmallInteger, Computed(_STATUS_RANK), deferred=True, deferred_raiseload=True
-    )
+    status_rank: Mapped[int] = _rank("status", ServiceStatus)
     success_count: Mapped[int] = mapped_column(BigInteger)
     failure_count: Mapped[int] = mapped_column(BigInteger)
     last_health_check: Mapped[datetime | None]
@@ -232,11 +224,11 @@ _ORDERS = {
     "registry_items_living_by_age": ("created_at",),
     "registry_items_living_by_change": ("updated_at",),
     "registry_items_living_by_name": ("name",),
-    "registry_items_living_by_build_type": ("build_type",),
-    "registry_items_living_by_protocol": ("protocol",),
-    "registry_items_living_by_priority": ("priority",),
+    "registry_items_living_by_build_type": ("build_type_rank",),
+    "registry_items_living_by_protocol": ("protocol_rank",),
+    "registry_items_living_by_priority": ("priority_rank",),
 }
-_FILTERS = ("build_type", "protocol", "priority", "is_required", "is_enabled", "auto_start")
+_FILTERS = ("build_type_rank", "protocol_rank", "priority_rank", "is_required", "is_enabled", "auto_start")
 
 
 def _order(name: str, columns: tuple[str, ...]) -> Index:
@@ -308,6 +300,9 @@ class RegistryItem(TenantModel, _Ends):
     source: Mapped[str | None] = mapped_column(String(NAME_CHARS))
     registry_url: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
     # Computed by the database, for its indexes and its search; never read here.
+    build_type_rank: Mapped[int] = _rank("build_type", BuildType)
+    protocol_rank: Mapped[int] = _rank("protocol", ServiceProtocol)
+    priority_rank: Mapped[int] = _rank("priority", ServicePriority)
     name_key: Mapped[str] = mapped_column(Computed("lower((name)::text)"), deferred=True, deferred_raiseload=True)
     words: Mapped[str] = mapped_column(
         TSVECTOR,

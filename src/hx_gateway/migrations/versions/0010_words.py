@@ -65,17 +65,27 @@ ALTER POLICY of_tenant ON hx_registry.{table} USING (
 )
 """
 _TABLES_BEFORE = ("registry_items", "registry_health", "registry_dependencies")
+# Enumerations by their place. Unlike theirs, the equality and order of numbers is leakproof: the planner knows how many
+# have a value, and has an index for it.
+_RANKED = {
+    "registry_items": {
+        "build_type": ("fastmcp", "stub", "external", "official", "custom", "docker"),
+        "protocol": ("stdio", "http", "websocket", "tcp", "unix_socket"),
+        "priority": ("critical", "high", "medium", "low"),
+    },
+    "registry_health": {"status": ("healthy", "unhealthy", "unknown", "maintenance", "disabled")},
+}
 # For each order that lists come in. What lists are filtered by is in them too: a rare value is found without a look at
 # the wide rows.
-_FILTERS = ("build_type", "protocol", "priority", "is_required", "is_enabled", "auto_start")
+_FILTERS = ("build_type_rank", "protocol_rank", "priority_rank", "is_required", "is_enabled", "auto_start")
 _ORDERS = {
     "registry_items_living": "id",
     "registry_items_living_by_age": "created_at, id",
     "registry_items_living_by_change": "updated_at, id",
     "registry_items_living_by_name": "name, id",
-    "registry_items_living_by_build_type": "build_type, id",
-    "registry_items_living_by_protocol": "protocol, id",
-    "registry_items_living_by_priority": "priority, id",
+    "registry_items_living_by_build_type": "build_type_rank, id",
+    "registry_items_living_by_protocol": "protocol_rank, id",
+    "registry_items_living_by_priority": "priority_rank, id",
 }
 
 
@@ -83,6 +93,16 @@ def _beside(order: str) -> list[str]:
     """Return what is in an index beside its order. By their ids alone, many are joined with many, and then sorted."""
     times = ["created_at", "updated_at"] if order == "id" else []
     return [*times, *(column for column in _FILTERS if column not in order)]
+
+
+def _ranks(columns: dict[str, tuple[str, ...]]) -> str:
+    """Return what adds the number of each column's value."""
+    added = []
+    for column, values in columns.items():
+        *cases, _ = (f"WHEN '{value}' THEN {rank}" for rank, value in enumerate(values))
+        case = f"CASE {column} {' '.join(cases)} ELSE {len(cases)} END"
+        added.append(f"ADD COLUMN {column}_rank smallint NOT NULL GENERATED ALWAYS AS ({case}) STORED")
+    return ", ".join(added)
 
 
 _INDEXES = (
@@ -95,15 +115,6 @@ _INDEXES = (
     # Of what changes seldom: a probe that finds nothing new still writes no index.
     "registry_health_by_status ON hx_registry.registry_health (tenant_id, status_rank, item_id)",
 )
-# In the enumeration's order. Unlike an enumeration's, the equality of numbers is leakproof: the planner knows how many
-# have a status, and has an index for it.
-_STATUS_RANK = """
-ALTER TABLE hx_registry.registry_health ADD COLUMN status_rank smallint NOT NULL GENERATED ALWAYS AS (
-    CASE status
-        WHEN 'healthy' THEN 0 WHEN 'unhealthy' THEN 1 WHEN 'unknown' THEN 2 WHEN 'maintenance' THEN 3 ELSE 4
-    END
-) STORED
-"""
 _INDEX_NEW = """
 CREATE FUNCTION hx_registry.index_new_items() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -329,7 +340,8 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE hx_registry.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     for table in _TABLES_BEFORE:
         op.execute(f"ALTER {_POLICY.format(table=table)}")
-    op.execute(_STATUS_RANK)
+    for table, columns in _RANKED.items():
+        op.execute(f"ALTER TABLE hx_registry.{table} {_ranks(columns)}")
     for statement in _FILL:
         op.execute(statement)
     for index in _INDEXES:
@@ -356,6 +368,7 @@ def downgrade() -> None:
         op.execute(f"DROP FUNCTION hx_registry.{function}")
     for index in _INDEXES:
         op.execute(f"DROP INDEX hx_registry.{index.partition(' ')[0]}")
-    op.execute("ALTER TABLE hx_registry.registry_health DROP COLUMN status_rank")
+    for table, columns in _RANKED.items():
+        op.execute(f"ALTER TABLE hx_registry.{table} {', '.join(f'DROP COLUMN {column}_rank' for column in columns)}")
     for table in reversed(_TABLES):
         op.execute(f"DROP TABLE hx_registry.{table}")
