@@ -2,6 +2,7 @@
 
 from hx_gateway.db.models.registry_items import (
     BuildType,
+    DependencyKind,
     RegistryItem,
     ServicePriority,
     ServiceProtocol,
@@ -10,6 +11,8 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.registry.audit_trail import AuditTrail, Author
 from hx_gateway.registry.catalog import BulkOutcome, Catalog, HasDependents, ServicePage
 from hx_gateway.registry.errors import DependencyCycle, VersionConflict
+from hx_gateway.registry.graph import Edge, Node, ServiceGraph
+from hx_gateway.registry.item_graph import Impact, ImpactedService
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch, ServiceStatistics
 from hx_gateway.registry.repository import BaseRepository, BulkFailure, BulkRefused, BulkResult, Page
 
@@ -24,10 +27,16 @@ __all__ = [
     "BulkResult",
     "Catalog",
     "DependencyCycle",
+    "DependencyKind",
+    "Edge",
     "HasDependents",
+    "Impact",
+    "ImpactedService",
+    "Node",
     "Page",
     "RegistryItem",
     "RegistryItemRepository",
+    "ServiceGraph",
     "ServicePage",
     "ServicePriority",
     "ServiceProtocol",

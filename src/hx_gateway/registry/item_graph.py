@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, Select, and_, exists, func, literal, select
+from sqlalchemy import CTE, ColumnElement, Select, Uuid, and_, cast, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hx_gateway.access.errors import InvalidField
@@ -26,6 +26,7 @@ MAX_GRAPH = 10_000
 MAX_IMPACT = 200
 Direction = Literal["dependencies", "dependents", "both"]
 _edge, _item = DependencyEdge, RegistryItem
+_IMPORTANCE = (_item.id, _item.is_required, _item.priority_rank, _item.name)
 _NODE = (_item.id, _item.name, ItemHealth.status, _item.priority, _item.is_required)
 
 
@@ -66,6 +67,12 @@ class ItemGraph:
     def __init__(self, session: AsyncSession, tenant_id: str) -> None:
         self._session = session
         self._tenant_id = tenant_id
+
+    async def status(self, item_id: UUID) -> ServiceStatus | None:
+        """Return how a living service is, without all that depends on it, which may be thousands."""
+        query = self._living(select(ItemHealth.status)).where(_item.id == item_id)
+        status: ServiceStatus | None = await self._session.scalar(query)
+        return status
 
     async def impact(
         self, item_id: UUID, status: ServiceStatus, *, limit: int, kinds: Collection[DependencyKind]
@@ -141,25 +148,21 @@ class ItemGraph:
 
     def _closure(self, root: UUID, near: Any, far: Any) -> CTE:
         """Return ``root`` and the ids that are reached from it, each once: there may be more paths than atoms."""
-        reached = select(literal(root).label("id")).cte(recursive=True)
+        reached = select(cast(root, Uuid).label("id")).cte(recursive=True)
         return reached.union(select(far).join(reached, near == reached.c.id).where(self._edges_of_tenant()))
 
-    def _above(self, item_id: UUID, kinds: Collection[DependencyKind]) -> CTE:
-        """Return the ids of living services that depend on one, near or far."""
+    def _first_above(self, item_id: UUID, kinds: Collection[DependencyKind], limit: int) -> CTE:
+        """Return the ids of the first living services that depend on one, near or far, with the numbers of all."""
         living = and_(_item.tenant_id == self._tenant_id, _item.deleted_at.is_(None), _item.id == _edge.item_id)
-        edges = select(_edge.item_id.label("id")).join(_item, living).where(
+        edges = select(*_IMPORTANCE).join_from(_edge, _item, living).where(
             self._edges_of_tenant(), _edge.kind.in_(kinds)
         )  # fmt: skip
+        # With all that they are sorted by: the planner, which takes them for many more, would read all items for it.
         above = edges.where(_edge.depends_on_id == item_id).cte("above", recursive=True)
-        return above.union(edges.join(above, _edge.depends_on_id == above.c.id).where(_edge.item_id != item_id))
-
-    def _first_above(self, item_id: UUID, kinds: Collection[DependencyKind], limit: int) -> CTE:
-        """Return the ids of the first of these, with the numbers of all. Materialized: few are looked at further."""
-        above = self._above(item_id, kinds)
-        total, required = func.count().over(), func.count().filter(_item.is_required).over()
-        query = select(_item.id, total.label("total"), required.label("required"))
-        query = query.join(above, above.c.id == _item.id).where(_item.tenant_id == self._tenant_id)
-        return query.order_by(*_by_importance(_item)).limit(limit).cte("first").prefix_with("MATERIALIZED")
+        above = above.union(edges.join(above, _edge.depends_on_id == above.c.id).where(_edge.item_id != item_id))
+        total, required = func.count().over(), func.count().filter(above.c.is_required).over()
+        query = select(above.c.id, total.label("total"), required.label("required"))
+        return query.order_by(*_by_importance(above.c)).limit(limit).cte("first").prefix_with("MATERIALIZED")
 
     async def _effective(self, own: dict[UUID, ServiceStatus]) -> dict[UUID, ServiceStatus]:
         """Return the effective statuses of services whose own ones are given."""
@@ -187,8 +190,8 @@ class ItemGraph:
         return query.select_from(_item).join(ItemHealth, health_of(_item)).where(living)
 
 
-def _by_importance(item: type[RegistryItem]) -> list[ColumnElement[Any]]:
-    return [item.is_required.desc(), item.priority_rank.asc(), item.name.asc(), item.id.asc()]
+def _by_importance(columns: Any) -> list[ColumnElement[Any]]:
+    return [columns.is_required.desc(), columns.priority_rank, columns.name, columns.id]
 
 
 def _around(root: UUID, edges: Sequence[Edge], direction: Direction, depth: int | None) -> set[UUID]:

@@ -165,10 +165,10 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
         Raises ``NotFound``.
         """
-        item = await self.get(item_id)
-        if item is None:
+        status = await self._graph.status(item_id)
+        if status is None:
             raise no_such(self.kind, str(item_id))
-        return await self._graph.impact(item_id, item.status, limit=limit, kinds=kinds)
+        return await self._graph.impact(item_id, status, limit=limit, kinds=kinds)
 
     async def get_graph(
         self, root: UUID | None = None, *, direction: Direction = "both", depth: int | None = None
@@ -177,7 +177,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
         Raises ``NotFound``, and ``InvalidField`` for more than ``MAX_GRAPH``.
         """
-        if root is not None and await self.get(root) is None:
+        if root is not None and await self._graph.status(root) is None:
             raise no_such(self.kind, str(root))
         return await self._graph.graph(root, direction=direction, depth=depth)
 

@@ -17,11 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from hx_gateway.db.models.registry_items import RegistryItem, ServicePriority, ServiceStatus
 from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import NotFound
+from hx_gateway.migrations.runner import downgrade, upgrade
 from hx_gateway.registry import item_search
 from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.registry.repository import Page
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.services.base import DependencyError
+from tests.fixtures.servers import Servers
+from tests.integration.db.databases import migrated_database
 from tests.integration.registry.registries import NOON, Registry, names
 
 MINUTE = timedelta(minutes=1)
@@ -34,7 +37,7 @@ WHERE deleted_at IS NULL ORDER BY 1, 2, 3
 WORDS_KEPT = "SELECT tenant_id, word, item_id FROM hx_registry.registry_words ORDER BY 1, 2, 3"
 TAGS_OF_ROWS = """
 SELECT DISTINCT tenant_id, tag COLLATE "C" AS tag, id AS item_id FROM hx_registry.registry_items, unnest(tags) AS tag
-WHERE deleted_at IS NULL ORDER BY 1, 2, 3
+WHERE deleted_at IS NULL AND tag IS NOT NULL ORDER BY 1, 2, 3
 """
 TAGS_KEPT = "SELECT tenant_id, tag, item_id FROM hx_registry.registry_tags ORDER BY 1, 2, 3"
 LIKE = "build_type, protocol, priority, status, is_enabled, is_required, is_active"
@@ -46,11 +49,12 @@ GROUP BY i.tenant_id, {LIKE} ORDER BY i.tenant_id, {LIKE}
 COUNTS_KEPT = f"""
 SELECT tenant_id, {LIKE}, items FROM hx_registry.registry_counts WHERE items <> 0 ORDER BY tenant_id, {LIKE}
 """
+IN_STEP = ((WORDS_KEPT, WORDS_OF_ROWS), (TAGS_KEPT, TAGS_OF_ROWS), (COUNTS_KEPT, COUNTS_OF_ROWS))
 
 
 async def assert_in_step(registry: Registry) -> None:
     """Assert that words, tags and counts are what follows from the rows."""
-    for kept, rows in ((WORDS_KEPT, WORDS_OF_ROWS), (TAGS_KEPT, TAGS_OF_ROWS), (COUNTS_KEPT, COUNTS_OF_ROWS)):
+    for kept, rows in IN_STEP:
         assert await registry.rows(kept) == await registry.rows(rows)
 
 
@@ -195,6 +199,28 @@ async def test_tenants_see_none_of_each_others_words(registry: Registry, rival: 
         assert (await items.search("secret")).items == []
         assert (await items.get_by_tags(["hidden"])).items == []
         assert (await items.get_service_statistics()).total == 1
+
+
+async def test_services_of_before_the_migration_are_filled_in(servers: Servers) -> None:
+    with migrated_database(servers.postgres) as url:
+        assert await downgrade(url, "0006") == ["0010"]
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(
+                "INSERT INTO hx_gateway.tenants (id, name, created_by, updated_by) VALUES ('t', 't', 'x', 'x');"
+                "INSERT INTO hx_registry.registry_items (tenant_id, name, tags, deleted_at, is_active) VALUES "
+                "('t', 'mail sender', '{x,x}', NULL, true), ('t', 'gone', '{y}', now(), false);"
+                "INSERT INTO hx_registry.registry_health (tenant_id, item_id, status) "
+                "SELECT 't', id, 'unhealthy' FROM hx_registry.registry_items;"
+            )
+            assert await upgrade(url) == ["0010"]
+            for kept, rows in IN_STEP:
+                assert await connection.fetch(kept) == await connection.fetch(rows)
+            words = [row["word"] for row in await connection.fetch(WORDS_KEPT)]
+            assert words == ["mail", "sender", "x"]
+            assert await connection.fetchval("SELECT sum(items) FROM hx_registry.registry_counts") == 2
+        finally:
+            await connection.close()
 
 
 # Searches
