@@ -115,7 +115,8 @@ class ItemGraph:
         """
         edges = await self._edges(root, direction)
         ids = None if root is None else _around(root, edges, direction, depth)
-        query = self._living(select(*_NODE)).order_by(_item.name, _item.id).limit(MAX_GRAPH + 1)
+        nodes_of: Select[Any] = select(*_NODE)
+        query = self._living(nodes_of).order_by(_item.name, _item.id).limit(MAX_GRAPH + 1)
         rows = (await self._session.execute(query if ids is None else query.where(_item.id.in_(ids)))).all()
         if max(len(rows), len(edges)) > MAX_GRAPH:
             raise InvalidField(f"root: more than {MAX_GRAPH} services or dependencies: name a service.", param="root")
@@ -130,7 +131,7 @@ class ItemGraph:
 
     async def _edges(self, root: UUID | None, direction: Direction) -> list[Edge]:
         columns = (_edge.item_id, _edge.depends_on_id, _edge.kind)
-        query = select(*columns).where(self._edges_of_tenant())
+        query: Select[Any] = select(*columns).where(self._edges_of_tenant())
         ways: list[Select[Any]] = []
         if root is None:
             ways = [query]

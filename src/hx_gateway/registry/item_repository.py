@@ -262,7 +262,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             _sum(health.failure_count).label("failure_count"),
             func.avg(health.response_time_ms).label("average_response_time_ms"),
         ).where(health.tenant_id == tenant_id, ~of_deleted)
-        return added_up(counts, (await self._session.execute(probes)).mappings().one())
+        return added_up(counts, (await self._session.execute(probes)).one())
 
     def _searched(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions as they are of the services' own rows."""
@@ -334,7 +334,8 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
         if field in _RANKED:
             rank, members = _RANKED[field]
-            return rank.in_([[*members].index(value) for value in values])
+            found: ColumnElement[bool] = rank.in_([[*members].index(value) for value in values])
+            return found
         return super()._equals(field, column, values)
 
     def _matches(self, text: str) -> ColumnElement[bool]:

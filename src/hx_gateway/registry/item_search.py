@@ -97,8 +97,8 @@ class ItemSearch:
         rarest = [] if not found else [min(found, key=lambda row: row.services).lexeme]
         few = any(row.services <= FEW for row in found)
         looked_up = [self._beginning_with(lexeme) for lexeme in (rarest if few else [row.lexeme for row in found])]
-        conditions = [RegistryItem.id.in_(intersect(*looked_up))] if looked_up else []
-        return conditions if len(looked_up) == len(words) else [*conditions, matches]
+        conditions: list[ColumnElement[bool]] = [] if len(looked_up) == len(words) else [matches]
+        return [RegistryItem.id.in_(intersect(*looked_up)), *conditions] if looked_up else conditions
 
     def _beginning_with(self, lexeme: str) -> Select[Any]:
         within = and_(ItemWord.word >= lexeme, ItemWord.word < lexeme + _LAST)

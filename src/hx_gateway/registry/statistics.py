@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from hx_gateway.db.models.registry_items import BuildType, ServicePriority, ServiceProtocol, ServiceStatus
 
-_GROUPS: Mapping[str, type[Any]] = {
+_GROUPS: Mapping[str, Collection[StrEnum]] = {
     "status": ServiceStatus,
     "build_type": BuildType,
     "protocol": ServiceProtocol,
@@ -38,11 +39,11 @@ class ServiceStatistics:
     average_response_time_ms: float | None
 
 
-def added_up(counts: Iterable[Any], probes: Mapping[str, Any]) -> ServiceStatistics:
+def added_up(counts: Iterable[Any], probes: Any) -> ServiceStatistics:
     """Return the numbers.
 
-    ``counts`` are rows of :class:`~hx_gateway.db.models.registry_index.ItemCount`; ``probes`` has the counters, which
-    are no part of them.
+    ``counts`` are rows of :class:`~hx_gateway.db.models.registry_index.ItemCount`; ``probes`` is a
+    row of the counters, which are no part of them.
     """
     counts = list(counts)
     living = [row for row in counts if row.is_active]
@@ -55,18 +56,19 @@ def added_up(counts: Iterable[Any], probes: Mapping[str, Any]) -> ServiceStatist
         enabled=_sum(row for row in living if row.is_enabled),
         required=_sum(required),
         required_not_healthy=_sum(row for row in required if row.status is not ServiceStatus.HEALTHY),
-        success_count=probes["success_count"],
-        failure_count=probes["failure_count"],
-        average_response_time_ms=probes["average_response_time_ms"],
+        success_count=probes.success_count,
+        failure_count=probes.failure_count,
+        average_response_time_ms=probes.average_response_time_ms,
         **groups,
     )
 
 
 def _sum(rows: Iterable[Any]) -> int:
-    return sum(row.items for row in rows)
+    total: int = sum(row.items for row in rows)
+    return total
 
 
-def _grouped(rows: Iterable[Any], name: str, members: type[Any]) -> dict[Any, int]:
+def _grouped(rows: Iterable[Any], name: str, members: Collection[StrEnum]) -> dict[StrEnum, int]:
     found = dict.fromkeys(members, 0)
     for row in rows:
         found[getattr(row, name)] += row.items

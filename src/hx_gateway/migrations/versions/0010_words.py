@@ -67,7 +67,7 @@ ALTER POLICY of_tenant ON hx_registry.{table} USING (
 _TABLES_BEFORE = ("registry_items", "registry_health", "registry_dependencies")
 # Enumerations by their place. Unlike theirs, the equality and order of numbers is leakproof: the planner knows how many
 # have a value, and has an index for it.
-_RANKED = {
+_RANKED: dict[str, dict[str, tuple[str, ...]]] = {
     "registry_items": {
         "build_type": ("fastmcp", "stub", "external", "official", "custom", "docker"),
         "protocol": ("stdio", "http", "websocket", "tcp", "unix_socket"),
