@@ -27,7 +27,7 @@ MAX_IMPACT = 200
 Direction = Literal["dependencies", "dependents", "both"]
 _edge, _item = DependencyEdge, RegistryItem
 _IMPORTANCE = (_item.id, _item.is_required, _item.priority_rank, _item.name)
-_NODE = (_item.id, _item.name, ItemHealth.status, _item.priority, _item.is_required)
+_NODE: tuple[Any, ...] = (_item.id, _item.name, ItemHealth.status, _item.priority, _item.is_required)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +115,7 @@ class ItemGraph:
         """
         edges = await self._edges(root, direction)
         ids = None if root is None else _around(root, edges, direction, depth)
-        nodes_of: Select[Any] = select(*_NODE)
-        query = self._living(nodes_of).order_by(_item.name, _item.id).limit(MAX_GRAPH + 1)
+        query = self._living(select(*_NODE)).order_by(_item.name, _item.id).limit(MAX_GRAPH + 1)
         rows = (await self._session.execute(query if ids is None else query.where(_item.id.in_(ids)))).all()
         if max(len(rows), len(edges)) > MAX_GRAPH:
             raise InvalidField(f"root: more than {MAX_GRAPH} services or dependencies: name a service.", param="root")
@@ -130,8 +129,8 @@ class ItemGraph:
         return {row.depends_on_id: row.kind for row in await self._session.execute(query)}
 
     async def _edges(self, root: UUID | None, direction: Direction) -> list[Edge]:
-        columns = (_edge.item_id, _edge.depends_on_id, _edge.kind)
-        query: Select[Any] = select(*columns).where(self._edges_of_tenant())
+        columns: tuple[Any, ...] = (_edge.item_id, _edge.depends_on_id, _edge.kind)
+        query = select(*columns).where(self._edges_of_tenant())
         ways: list[Select[Any]] = []
         if root is None:
             ways = [query]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from hx_gateway.db.models.registry_items import BuildType, ServicePriority, ServiceProtocol, ServiceStatus
 
-_GROUPS: Mapping[str, Collection[StrEnum]] = {
+_GROUPS: Mapping[str, type[StrEnum]] = {
     "status": ServiceStatus,
     "build_type": BuildType,
     "protocol": ServiceProtocol,
@@ -68,7 +68,7 @@ def _sum(rows: Iterable[Any]) -> int:
     return total
 
 
-def _grouped(rows: Iterable[Any], name: str, members: Collection[StrEnum]) -> dict[StrEnum, int]:
+def _grouped(rows: Iterable[Any], name: str, members: type[StrEnum]) -> dict[StrEnum, int]:
     found = dict.fromkeys(members, 0)
     for row in rows:
         found[getattr(row, name)] += row.items
