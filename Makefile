@@ -9,7 +9,7 @@ DEV_READY := $(VENV)/.dev-ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries bench-accounting lock clean
+.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries bench-accounting bench-registry lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ bench-queries: $(DEV_READY) ## Measure every filter over 10 million events; load
 
 bench-accounting: $(DEV_READY) ## Measure what limits, budgets and spend records cost beside authentication alone
 	@$(PY) -m benchmarks.accounting $(BENCH)
+
+bench-registry: $(DEV_READY) ## Measure what is asked of 100,000 registered services; loads them the first time
+	@$(PY) -m benchmarks.registry $(BENCH)
 
 lock: $(DEV_READY) ## Resolve the dependencies anew
 	@$(PY) scripts/lock.py

@@ -2,6 +2,7 @@
 
 from hx_gateway.db.models.registry_items import (
     BuildType,
+    DependencyKind,
     RegistryItem,
     ServicePriority,
     ServiceProtocol,
@@ -11,6 +12,8 @@ from hx_gateway.registry.audit_trail import AuditTrail, Author
 from hx_gateway.registry.bulk import Bulk, BulkOptions, BulkOutcome, Selection
 from hx_gateway.registry.catalog import Catalog, ServicePage
 from hx_gateway.registry.errors import Deleted, DependencyCycle, HasDependents, VersionConflict
+from hx_gateway.registry.graph import Edge, Node, ServiceGraph
+from hx_gateway.registry.item_graph import Impact, ImpactedService
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch, ServiceStatistics
 from hx_gateway.registry.repository import BaseRepository, BulkFailure, BulkRefused, BulkResult, Page
 from hx_gateway.registry.standing import Standing
@@ -30,11 +33,17 @@ __all__ = [
     "Catalog",
     "Deleted",
     "DependencyCycle",
+    "DependencyKind",
+    "Edge",
     "HasDependents",
+    "Impact",
+    "ImpactedService",
+    "Node",
     "Page",
     "RegistryItem",
     "RegistryItemRepository",
     "Selection",
+    "ServiceGraph",
     "ServicePage",
     "ServicePriority",
     "ServiceProtocol",

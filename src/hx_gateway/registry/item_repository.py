@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -14,11 +15,14 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Select,
+    Subquery,
     Text,
     and_,
     bindparam,
+    case,
     cast,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -28,16 +32,19 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import contains_eager
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased, contains_eager
 from sqlalchemy.orm.interfaces import ORMOption
 
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS
+from hx_gateway.db.models.registry_index import ItemCount, ItemTag
 from hx_gateway.db.models.registry_items import (
     HEALTH_COLUMNS,
     BuildType,
     DependencyEdge,
+    DependencyKind,
     ItemHealth,
     RegistryItem,
     ServicePriority,
@@ -46,65 +53,28 @@ from hx_gateway.db.models.registry_items import (
     unchanged_by,
 )
 from hx_gateway.db.models.validation import unstorable
+from hx_gateway.registry.audit_trail import AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
-from hx_gateway.registry.graph import path_between
-from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page, in_order
+from hx_gateway.registry.graph import ServiceGraph, path_between
+from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
+from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
+from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Order, Page, Values
+from hx_gateway.registry.searches import ServiceSearch
+from hx_gateway.registry.statistics import ServiceStatistics, added_up
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
+# Enumerations by the numbers of their members: for an enumeration itself there is no index behind row-level security.
+_RANKED: Mapping[str, tuple[Any, type[StrEnum]]] = {
+    "status": (ItemHealth.status_rank, ServiceStatus),
+    "build_type": (RegistryItem.build_type_rank, BuildType),
+    "protocol": (RegistryItem.protocol_rank, ServiceProtocol),
+    "priority": (RegistryItem.priority_rank, ServicePriority),
+}
 _SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
 _NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
-_HEALTH = and_(ItemHealth.tenant_id == RegistryItem.tenant_id, ItemHealth.item_id == RegistryItem.id)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceStatistics:
-    """Numbers of a tenant's services. All but ``total`` and ``deleted`` count the living only.
-
-    ``average_response_time_ms`` is over the last times of those that have one, ``None`` where none has.
-    """
-
-    total: int
-    active: int
-    deleted: int
-    enabled: int
-    required: int
-    required_not_healthy: int
-    by_status: Mapping[ServiceStatus, int]
-    by_build_type: Mapping[BuildType, int]
-    by_protocol: Mapping[ServiceProtocol, int]
-    by_priority: Mapping[ServicePriority, int]
-    success_count: int
-    failure_count: int
-    average_response_time_ms: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceSearch:
-    """Which services are looked for: those that pass all that is given.
-
-    ``filters`` as in :meth:`BaseRepository.get_multi`; ``text`` as in :meth:`BaseRepository.search`. Of ``tags`` a
-    service has any, all or none, as ``tags_match`` says. ``stale_for``: not seen for so long, or never. Times are
-    aware; ``created_before`` is not among those that are found, the other two are. ``metadata`` is contained in the
-    service's. ``deleted``: without those that are deleted, with them, or only them.
-    """
-
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    text: str | None = None
-    tags: frozenset[str] = frozenset()
-    tags_match: Literal["any", "all", "none"] = "any"
-    stale_for: timedelta | None = None
-    name_prefix: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    updated_since: datetime | None = None
-    depends_on: UUID | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    deleted: Literal["without", "with", "only"] = "without"
-
-    def key(self) -> object:
-        """Return what tells this search from others, the same in every process."""
-        return in_order(tuple(getattr(self, part.name) for part in fields(self)))
+__all__ = ["MAX_WORDS", "RegistryItemRepository", "ServiceSearch", "ServiceStatistics"]
 
 
 class RegistryItemRepository(BaseRepository[RegistryItem]):
@@ -115,6 +85,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     sortable: ClassVar[frozenset[str]] = frozenset(
         {"created_at", "updated_at", "name", "build_type", "protocol", "priority", "status"}
     )
+
+    def __init__(self, session: AsyncSession, trail: AuditTrail) -> None:
+        super().__init__(session, trail)
+        self._ids = ItemSearch(session, trail.tenant_id)
+        self._graph = ItemGraph(session, trail.tenant_id)
 
     async def get_by_name(self, name: str, *, include_deleted: bool = False) -> RegistryItem | None:
         """Return the service of that name; with ``include_deleted`` the oldest that has or had it."""
@@ -158,14 +133,21 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     async def find(
         self, search: ServiceSearch, *, sort: str = "created_at", limit: int = 50, cursor: str | None = None
     ) -> Page[RegistryItem]:
-        """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`."""
-        query = self._query(include_deleted=search.deleted != "without").where(*self._searched(search))
-        return await self._page(query, search.key(), sort=sort, limit=limit, cursor=cursor)
+        """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`.
 
-    async def count_found(self, search: ServiceSearch) -> int:
-        """Return how many services pass ``search``."""
-        query = self._rows(func.count(), include_deleted=search.deleted != "without")
-        return await self._session.scalar(query.where(*self._searched(search))) or 0
+        A search that includes the deleted looks at them one by one, and takes as long as there are many.
+        """
+        order = self._order(search.key(), sort=sort, limit=limit, cursor=cursor)
+        conditions = [*self._searched(search)]
+        if search.deleted != "without" or not conditions:
+            query = self._query(include_deleted=search.deleted != "without")
+            return await self._page(query.where(*conditions), order)
+        nearby = self._ids.nearby(search, order, conditions)
+        found = [] if nearby is None else await self._loaded(nearby, order)
+        if len(found) <= order.limit:
+            await prepare(self._session)
+            found = await self._loaded(self._ids.gathered(search, order, await self._indexed(search)), order)
+        return self._cut(found, order)
 
     async def get_dependencies(self, item_id: UUID) -> list[RegistryItem]:
         """Return the living services that one depends on, by name. Raises ``NotFound``."""
@@ -175,9 +157,45 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         """Return the living services that depend on one, by name. Raises ``NotFound``."""
         return await self._at_the_other_end(item_id, DependencyEdge.depends_on_id, DependencyEdge.item_id)
 
-    async def add_dependency(self, item_id: UUID, depends_on_id: UUID) -> RegistryItem:
-        """Let a service depend on another one. Raises ``NotFound``, and :class:`DependencyCycle` with its path."""
-        return await self._change_dependency(item_id, depends_on_id, RegistryItem.add_dependency)
+    async def get_impact(
+        self, item_id: UUID, *, limit: int = MAX_IMPACT, kinds: Collection[DependencyKind] = frozenset(DependencyKind)
+    ) -> Impact:
+        """Return which living services depend on one, near or far, by dependencies of ``kinds``: the first ``limit``.
+
+        Raises ``NotFound``.
+        """
+        status = await self._graph.status(item_id)
+        if status is None:
+            raise no_such(self.kind, str(item_id))
+        return await self._graph.impact(item_id, status, limit=limit, kinds=kinds)
+
+    async def get_graph(
+        self, root: UUID | None = None, *, direction: Direction = "both", depth: int | None = None
+    ) -> ServiceGraph:
+        """Return the living services and their dependencies: all, or those around ``root``, ``depth`` steps off.
+
+        Raises ``NotFound``, and ``InvalidField`` for more than ``MAX_GRAPH``.
+        """
+        if root is not None and await self._graph.status(root) is None:
+            raise no_such(self.kind, str(root))
+        return await self._graph.graph(root, direction=direction, depth=depth)
+
+    async def get_dependency_kinds(self, item_id: UUID) -> dict[UUID, DependencyKind]:
+        """Return what a service needs each of its dependencies for, by their ids."""
+        return await self._graph.kinds(item_id)
+
+    async def add_dependency(
+        self, item_id: UUID, depends_on_id: UUID, *, kind: DependencyKind | None = None
+    ) -> RegistryItem:
+        """Let a service depend on another one. Raises ``NotFound``, and :class:`DependencyCycle` with its path.
+
+        ``kind`` says what for, also of a dependency that there is already; without it a new one is for the runtime.
+        """
+        async with self._write():
+            item = await self._change_dependency(item_id, depends_on_id, RegistryItem.add_dependency)
+            if kind is not None:
+                await self._set_kind(item, depends_on_id, DependencyKind(kind))
+            return item
 
     async def remove_dependency(self, item_id: UUID, depends_on_id: UUID) -> RegistryItem:
         """Let a service no longer depend on another one. Raises ``NotFound``."""
@@ -233,46 +251,34 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return {row.asked: row.id for row in await self._session.execute(query, {"names": asked})}
 
     async def get_service_statistics(self) -> ServiceStatistics:
-        """Return numbers of all the tenant's services, from one look at them."""
-        living, health = RegistryItem.deleted_at.is_(None), ItemHealth
-        not_healthy = health.status != ServiceStatus.HEALTHY
-        groups: Mapping[str, tuple[Any, type[Any]]] = {
-            "by_status": (health.status, ServiceStatus),
-            "by_build_type": (RegistryItem.build_type, BuildType),
-            "by_protocol": (RegistryItem.protocol, ServiceProtocol),
-            "by_priority": (RegistryItem.priority, ServicePriority),
-        }
-        plain = {
-            "total": func.count(),
-            "active": _number(living),
-            "deleted": _number(RegistryItem.deleted_at.is_not(None)),
-            "enabled": _number(living, RegistryItem.is_enabled),
-            "required": _number(living, RegistryItem.is_required),
-            "required_not_healthy": _number(living, RegistryItem.is_required, not_healthy),
-            "success_count": _sum(health.success_count, living),
-            "failure_count": _sum(health.failure_count, living),
-            "average_response_time_ms": func.avg(health.response_time_ms).filter(living),
-        }
-        grouped = {
-            f"{group}.{member}": _number(living, column == member)
-            for group, (column, members) in groups.items()
-            for member in members
-        }
-        columns = [column.label(name) for name, column in {**plain, **grouped}.items()]
-        row = (await self._session.execute(self._rows(*columns, include_deleted=True))).mappings().one()
-        numbers: dict[str, Any] = {name: row[name] for name in plain}
-        for group, (_, kind) in groups.items():
-            numbers[group] = {member: row[f"{group}.{member}"] for member in kind}
-        return ServiceStatistics(**numbers)
+        """Return numbers of all the tenant's services."""
+        tenant_id, health, deleted = self._trail.tenant_id, ItemHealth, aliased(RegistryItem)
+        query = select(ItemCount.__table__).where(ItemCount.tenant_id == tenant_id)
+        counts = (await self._session.execute(query)).all()
+        # Counters change with every probe: nobody keeps their sums, for which all probes would wait for each other.
+        probes = select(
+            _sum(health.success_count).label("success_count"),
+            _sum(health.failure_count).label("failure_count"),
+            func.avg(health.response_time_ms).label("average_response_time_ms"),
+        ).where(health.tenant_id == tenant_id)
+        if any(row.items for row in counts if not row.is_active):
+            probes = probes.where(~exists().where(deleted.deleted_at.is_not(None), health_of(deleted)))
+        await prepare(self._session)
+        return added_up(counts, (await self._session.execute(probes)).one())
+
+    async def count_found(self, search: ServiceSearch) -> int:
+        """Return how many services pass ``search``."""
+        query = self._rows(func.count(), include_deleted=search.deleted != "without")
+        return await self._session.scalar(query.where(*self._searched(search))) or 0
 
     async def tag_counts(self, *, limit: int) -> list[tuple[str, int]]:
         """Return the tags of living services with how many have each, the most frequent first."""
-        tags = self._rows(func.unnest(RegistryItem.tags).label("tag")).subquery()
-        query = select(tags.c.tag, func.count()).group_by(tags.c.tag)
-        rows = await self._session.execute(query.order_by(func.count().desc(), tags.c.tag).limit(limit))
-        return [(row[0], row[1]) for row in rows]
+        query = select(ItemTag.tag, func.count()).where(ItemTag.tenant_id == self._trail.tenant_id)
+        query = query.group_by(ItemTag.tag).order_by(func.count().desc(), ItemTag.tag)
+        return [(row[0], row[1]) for row in await self._session.execute(query.limit(limit))]
 
     def _searched(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
+        """Yield the conditions as they are of the services' own rows."""
         yield from self._conditions(search.filters)
         if search.deleted == "only":
             yield RegistryItem.deleted_at.is_not(None)
@@ -280,10 +286,21 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             yield self._matching(search.text)
         if search.tags:
             yield _tagged(search.tags, search.tags_match)
+        yield from self._stale(search)
+        yield from self._placed(search)
+
+    async def _indexed(self, search: ServiceSearch) -> list[ColumnElement[bool]]:
+        """Return the same conditions, of the tables that have indexes for them."""
+        conditions = [*self._conditions(search.filters), *self._ids.with_tags(search), *self._stale(search)]
+        conditions += self._placed(search)
+        if search.text is not None:
+            conditions += await self._ids.with_words(_WORD.findall(search.text), self._matches(search.text))
+        return conditions
+
+    def _stale(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
         if search.stale_for is not None:
             seen = ItemHealth.last_seen
             yield or_(seen.is_(None), seen < self._trail.now - search.stale_for)
-        yield from self._placed(search)
 
     def _placed(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
         item = RegistryItem
@@ -304,10 +321,37 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             near = and_(edge.tenant_id == item.tenant_id, edge.item_id == item.id)
             yield select(edge.item_id).where(near, edge.depends_on_id == search.depends_on).exists()
 
+    async def _loaded(self, page: Subquery, order: Order) -> Sequence[RegistryItem]:
+        query = self._query(include_deleted=False).join(page, page.c.id == RegistryItem.id)
+        return (await self._session.scalars(query.order_by(*order.by(page.c.place, page.c.id)))).all()
+
     # What is different from other models
 
+    def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
+        order = super()._order(asked, sort=sort, limit=limit, cursor=cursor)
+        if order.field not in _RANKED:
+            return order
+        # By its number, as the index has it.
+        column, members = _RANKED[order.field]
+        ranks = {member: number for number, member in enumerate(members)}
+        return replace(order, column=column, after=order.after and (case(ranks, value=order.after[0]), order.after[1]))
+
+    async def _list(
+        self,
+        text: str | None,
+        filters: Values | None,
+        *,
+        sort: str,
+        limit: int,
+        cursor: str | None,
+        include_deleted: bool,
+    ) -> Page[RegistryItem]:
+        deleted: Literal["with", "without"] = "with" if include_deleted else "without"
+        search = ServiceSearch(filters=filters or {}, text=text, deleted=deleted)
+        return await self.find(search, sort=sort, limit=limit, cursor=cursor)
+
     def _rows(self, *columns: Any, include_deleted: bool = False) -> Select[Any]:
-        return super()._rows(*columns, include_deleted=include_deleted).join(ItemHealth, _HEALTH)
+        return super()._rows(*columns, include_deleted=include_deleted).join(ItemHealth, health_of(RegistryItem))
 
     def _options(self) -> Sequence[ORMOption]:
         return (contains_eager(RegistryItem.health),)
@@ -322,6 +366,10 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _equals(self, field: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         if field == "name":
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
+        if field in _RANKED:
+            rank, members = _RANKED[field]
+            found: ColumnElement[bool] = rank.in_([[*members].index(value) for value in values])
+            return found
         return super()._equals(field, column, values)
 
     def _matches(self, text: str) -> ColumnElement[bool]:
@@ -378,6 +426,19 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             change(item, other)
             await self._finish("updated", [(item, before)])
             return item
+
+    async def _set_kind(self, item: RegistryItem, depends_on_id: UUID, kind: DependencyKind) -> None:
+        before = (await self._graph.kinds(item.id))[depends_on_id]
+        if before is kind:
+            return
+        edge = and_(DependencyEdge.item_id == item.id, DependencyEdge.depends_on_id == depends_on_id)
+        changed = update(DependencyEdge).where(DependencyEdge.tenant_id == self._trail.tenant_id, edge)
+        await self._session.execute(changed.values(kind=kind).execution_options(synchronize_session=False))
+        item.row_version += 1
+        item.touch(self._trail.author.name, now=self._trail.now)
+        await self._session.flush()
+        told = [{"dependency_kinds": {str(depends_on_id): one.value}} for one in (before, kind)]
+        await self._trail.record(self.kind, [Recorded("updated", str(item.id), *told)])
 
     async def _store_edges(self, items: Sequence[RegistryItem]) -> None:
         """Bring edges to what the items' ``dependencies`` say. Whoever adds one holds the tenant's lock."""
@@ -436,9 +497,5 @@ def _edges() -> Select[UUID, UUID]:
     return select(DependencyEdge.item_id, DependencyEdge.depends_on_id)
 
 
-def _number(*conditions: Any) -> ColumnElement[int]:
-    return func.count().filter(*conditions)
-
-
-def _sum(column: Any, *conditions: Any) -> ColumnElement[int]:
-    return func.coalesce(cast(func.sum(column).filter(*conditions), BigInteger), 0)
+def _sum(column: Any) -> ColumnElement[int]:
+    return func.coalesce(cast(func.sum(column), BigInteger), 0)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, DateTime, Select, func, inspect, literal, or_, select, tuple_
+from sqlalchemy import Column, ColumnElement, DateTime, Select, func, inspect, literal, or_, select, true, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.interfaces import ORMOption
@@ -62,6 +62,29 @@ class BulkResult(Generic[ModelT]):
 
     items: list[ModelT]
     failures: list[BulkFailure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How a list is sorted, by ``column`` and then by id, and after what a page of ``limit`` begins."""
+
+    field: str
+    down: bool
+    limit: int
+    column: Any
+    mark: str
+    after: tuple[ColumnElement[Any], ColumnElement[Any]] | None
+
+    def beyond(self, ids: Any) -> ColumnElement[bool]:
+        """Return the condition for what comes after the page before."""
+        if self.after is None:
+            return true()
+        key, last = tuple_(self.column, ids), tuple_(*self.after)
+        return key < last if self.down else key > last
+
+    def by(self, *columns: Any) -> list[ColumnElement[Any]]:
+        """Return what sorts by columns in this direction."""
+        return [column.desc() if self.down else column.asc() for column in columns]
 
 
 class BulkRefused(InvalidField):
@@ -131,8 +154,7 @@ class BaseRepository(Generic[ModelT]):
         ``sort`` is one of :attr:`sortable`, with ``-`` before it from the greatest down; ``limit`` 1 to ``MAX_PAGE``.
         ``cursor`` is a page's ``next_cursor``, and good for the same filters and order only.
         """
-        query = self._query(include_deleted=include_deleted).where(*self._conditions(filters))
-        return await self._page(query, (filters, include_deleted), sort=sort, limit=limit, cursor=cursor)
+        return await self._list(None, filters, sort=sort, limit=limit, cursor=cursor, include_deleted=include_deleted)
 
     async def search(
         self,
@@ -145,8 +167,7 @@ class BaseRepository(Generic[ModelT]):
         include_deleted: bool = False,
     ) -> Page[ModelT]:
         """Return a page, as :meth:`get_multi`, of those that ``text`` is found in."""
-        query = self._query(include_deleted=include_deleted).where(self._matching(text), *self._conditions(filters))
-        return await self._page(query, (text, filters, include_deleted), sort=sort, limit=limit, cursor=cursor)
+        return await self._list(text, filters, sort=sort, limit=limit, cursor=cursor, include_deleted=include_deleted)
 
     async def count(self, filters: Values | None = None, *, include_deleted: bool = False) -> int:
         """Return how many pass all ``filters``, which are those of :meth:`get_multi`."""
@@ -299,27 +320,43 @@ class BaseRepository(Generic[ModelT]):
     def _conditions(self, filters: Values | None) -> Iterable[ColumnElement[bool]]:
         return [self._condition(field, value) for field, value in (filters or {}).items()]
 
-    async def _page(
-        self, query: Select[Any], asked: object, *, sort: str, limit: int, cursor: str | None
+    async def _list(
+        self,
+        text: str | None,
+        filters: Values | None,
+        *,
+        sort: str,
+        limit: int,
+        cursor: str | None,
+        include_deleted: bool,
     ) -> Page[ModelT]:
+        order = self._order((text, filters, include_deleted), sort=sort, limit=limit, cursor=cursor)
+        conditions = [*self._conditions(filters), *([] if text is None else [self._matching(text)])]
+        return await self._page(self._query(include_deleted=include_deleted).where(*conditions), order)
+
+    def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
         field, down = sort.removeprefix("-"), sort.startswith("-")
         if field not in self.sortable:
             raise InvalidField(f"sort: must be one of {', '.join(sorted(self.sortable))}.", param="sort")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidField(f"limit: must be between 1 and {MAX_PAGE}.", param="limit")
         column, mark = self._columns()[field], mark_of(self.kind, sort, in_order(asked))
-        key = tuple_(column, self.model.id)
-        after = decode_cursor(cursor, mark, int if isinstance(column.type, DateTime) else str)
-        if after is not None:
-            last = tuple_(*_bound_position(column, after))
-            query = query.where(key < last if down else key > last)
-        order = [part.desc() if down else part.asc() for part in (column, self.model.id)]
-        found = list((await self._session.scalars(query.order_by(*order).limit(limit + 1))).all())
-        if len(found) <= limit:
-            return Page(found, None)
-        last_one = found[limit - 1]
-        position = Position(_plain(getattr(last_one, field)), str(last_one.id))
-        return Page(found[:limit], encode_cursor(position, mark))
+        position = decode_cursor(cursor, mark, int if isinstance(column.type, DateTime) else str)
+        after = None if position is None else _bound_position(column, position)
+        return Order(field=field, down=down, limit=limit, column=column, mark=mark, after=after)
+
+    async def _page(self, query: Select[Any], order: Order) -> Page[ModelT]:
+        ids = self.model.id
+        query = query.where(order.beyond(ids)).order_by(*order.by(order.column, ids)).limit(order.limit + 1)
+        return self._cut((await self._session.scalars(query)).all(), order)
+
+    def _cut(self, found: Sequence[ModelT], order: Order) -> Page[ModelT]:
+        """Make a page of what was found in order: one more than it holds where there are more."""
+        items = list(found[: order.limit])
+        if len(found) <= order.limit:
+            return Page(items, None)
+        position = Position(_plain(getattr(items[-1], order.field)), str(items[-1].id))
+        return Page(items, encode_cursor(position, order.mark))
 
     def _made(self, values: Values) -> ModelT:
         self.model.check_names(values)

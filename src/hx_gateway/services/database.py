@@ -30,9 +30,11 @@ STATEMENT_SECONDS = 5.0
 ACQUIRE_SECONDS = 1.0
 # A server that hangs does not end its own statements: then the driver does, a little later.
 GRACE_SECONDS = 1.0
-# Both end with the transaction.
+# All end with the transaction. Plans are for the values at hand: what is common and what is rare need different ones,
+# and a plan for any value is the wrong one for half of them. Compiling takes longer than what it would hasten.
 _BEGIN = text(
-    f"SELECT set_config('statement_timeout', :milliseconds, true), set_config('{TENANT_SETTING}', :tenant, true)"
+    f"SELECT set_config('statement_timeout', :milliseconds, true), set_config('{TENANT_SETTING}', :tenant, true), "
+    "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
 )
 # What comes of a connection that cannot be made, as it is and not wrapped.
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)

@@ -93,6 +93,13 @@ ROWS = {
     "registry_dependencies": (
         "(item_id, depends_on_id, tenant_id) VALUES (md5($1)::uuid, md5($1 || ' other')::uuid, $1)"
     ),
+    # Beside the rows that the services have there already.
+    "registry_words": "(item_id, word, tenant_id) VALUES (md5($1)::uuid, 'x', $1)",
+    "registry_tags": "(item_id, tag, tenant_id) VALUES (md5($1)::uuid, 'x', $1)",
+    "registry_counts": (
+        "(tenant_id, build_type, protocol, priority, status, is_enabled, is_required, is_active, items) "
+        "VALUES ($1, 'stub', 'tcp', 'low', 'healthy', true, true, true, 1)"
+    ),
 }
 OWN, OTHER = "acme", "rival"
 

@@ -357,7 +357,7 @@ async def test_the_database_refuses_edges_too(registry: Registry, ends: str, con
 
 @pytest.mark.parametrize(
     ("condition", "index"),
-    [("name_key = lower('S77')", "registry_items_by_name"), ("created_at > now()", "registry_items_by_age")],
+    [("name_key = lower('S77')", "registry_items_by_name"), ("created_at > now()", "registry_items_living_by_age")],
 )
 async def test_look_ups_use_their_index_behind_row_level_security(
     registry: Registry, condition: str, index: str

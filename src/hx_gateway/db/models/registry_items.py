@@ -18,6 +18,7 @@ from sqlalchemy import (
     Float,
     ForeignKeyConstraint,
     Index,
+    SmallInteger,
     String,
     UniqueConstraint,
     Uuid,
@@ -106,13 +107,31 @@ def unchanged_by(status: ServiceStatus) -> frozenset[ServiceStatus]:
     return frozenset({ServiceStatus(status)}) | (_DECIDED if status in _OBSERVED else frozenset())
 
 
-def _enum(members: type[StrEnum], name: str) -> EnumType:
+class DependencyKind(StrEnum):
+    """What a service needs another one for: while it runs, to start, or not strictly."""
+
+    RUNTIME = "runtime"
+    STARTUP = "startup"
+    OPTIONAL = "optional"
+
+
+def enum_column(members: type[StrEnum], name: str) -> EnumType:
+    """Return the column type of an enumeration of the registry's schema, which has the members' values."""
     return EnumType(
         members,
         name=name,
         schema=REGISTRY_SCHEMA,
         values_callable=lambda kind: [member.value for member in kind],
     )
+
+
+def _rank(column: str, kind: type[StrEnum]) -> Mapped[int]:
+    """Return the column of a member's place among the others, computed by the database for its indexes."""
+    *members, _ = kind
+    cases = (f"    WHEN '{one}'::{REGISTRY_SCHEMA}.service_{column} THEN {rank}" for rank, one in enumerate(members))
+    # As PostgreSQL tells it.
+    told = "\n".join([f"CASE {column}", *cases, f"    ELSE {len(members)}", "END"])
+    return mapped_column(SmallInteger, Computed(told), deferred=True, deferred_raiseload=True)
 
 
 class ItemHealth(Base):
@@ -129,12 +148,14 @@ class ItemHealth(Base):
             name="registry_health_item_fkey",
             ondelete="CASCADE",
         ),
+        Index("registry_health_by_status", "tenant_id", "status_rank", "item_id"),
         {"schema": REGISTRY_SCHEMA},
     )
 
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
-    status: Mapped[ServiceStatus] = mapped_column(_enum(ServiceStatus, "service_status"))
+    status: Mapped[ServiceStatus] = mapped_column(enum_column(ServiceStatus, "service_status"))
+    status_rank: Mapped[int] = _rank("status", ServiceStatus)
     success_count: Mapped[int] = mapped_column(BigInteger)
     failure_count: Mapped[int] = mapped_column(BigInteger)
     last_health_check: Mapped[datetime | None]
@@ -177,6 +198,9 @@ class DependencyEdge(Base):
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     item_id: Mapped[UUID] = mapped_column(primary_key=True)
     depends_on_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[DependencyKind] = mapped_column(
+        enum_column(DependencyKind, "dependency_kind"), default=DependencyKind.RUNTIME
+    )
 
 
 _edge = DependencyEdge.__table__.c
@@ -192,6 +216,26 @@ class _Ends:
     @declared_attr
     def dependents(cls) -> Mapped[list[UUID]]:  # noqa: N805
         return _ids(cls, near=_edge.depends_on_id, far=_edge.item_id)
+
+
+# The orders that lists come in, and what is in each of these indexes beside: what lists are filtered by.
+_ORDERS = {
+    "registry_items_living": (),
+    "registry_items_living_by_age": ("created_at",),
+    "registry_items_living_by_change": ("updated_at",),
+    "registry_items_living_by_name": ("name",),
+    "registry_items_living_by_build_type": ("build_type_rank",),
+    "registry_items_living_by_protocol": ("protocol_rank",),
+    "registry_items_living_by_priority": ("priority_rank",),
+}
+_FILTERS = ("build_type_rank", "protocol_rank", "priority_rank", "is_required", "is_enabled", "auto_start")
+
+
+def _order(name: str, columns: tuple[str, ...]) -> Index:
+    times = () if columns else ("created_at", "updated_at")
+    beside = [*times, *(column for column in _FILTERS if column not in columns)]
+    living = text("deleted_at IS NULL")
+    return Index(name, "tenant_id", *columns, "id", postgresql_include=beside, postgresql_where=living)
 
 
 def _ids(item: Any, *, near: Any, far: Any) -> Mapped[list[UUID]]:
@@ -217,6 +261,14 @@ class RegistryItem(TenantModel, _Ends):
             postgresql_where=text("deleted_at IS NULL"),
         ),
         Index("registry_items_by_age", "tenant_id", "created_at", "id"),
+        *(_order(name, columns) for name, columns in _ORDERS.items()),
+        Index(
+            "registry_items_deleted",
+            "tenant_id",
+            "name_key",
+            "id",
+            postgresql_where=text("deleted_at IS NOT NULL"),
+        ),
         {"schema": REGISTRY_SCHEMA},
     )
     protected: ClassVar[frozenset[str]] = TenantModel.protected | (set(HEALTH_FIELDS) - {"status"}) | {"dependents"}
@@ -225,12 +277,14 @@ class RegistryItem(TenantModel, _Ends):
     name: Mapped[str] = mapped_column(String(NAME_CHARS))
     display_name: Mapped[str | None] = mapped_column(String(NAME_CHARS))
     description: Mapped[str | None]
-    build_type: Mapped[BuildType] = mapped_column(_enum(BuildType, "service_build_type"), default=BuildType.FASTMCP)
+    build_type: Mapped[BuildType] = mapped_column(
+        enum_column(BuildType, "service_build_type"), default=BuildType.FASTMCP
+    )
     protocol: Mapped[ServiceProtocol] = mapped_column(
-        _enum(ServiceProtocol, "service_protocol"), default=ServiceProtocol.STDIO
+        enum_column(ServiceProtocol, "service_protocol"), default=ServiceProtocol.STDIO
     )
     priority: Mapped[ServicePriority] = mapped_column(
-        _enum(ServicePriority, "service_priority"), default=ServicePriority.MEDIUM
+        enum_column(ServicePriority, "service_priority"), default=ServicePriority.MEDIUM
     )
     location: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
     endpoint: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
@@ -246,6 +300,9 @@ class RegistryItem(TenantModel, _Ends):
     source: Mapped[str | None] = mapped_column(String(NAME_CHARS))
     registry_url: Mapped[str | None] = mapped_column(String(PLACE_CHARS))
     # Computed by the database, for its indexes and its search; never read here.
+    build_type_rank: Mapped[int] = _rank("build_type", BuildType)
+    protocol_rank: Mapped[int] = _rank("protocol", ServiceProtocol)
+    priority_rank: Mapped[int] = _rank("priority", ServicePriority)
     name_key: Mapped[str] = mapped_column(Computed("lower((name)::text)"), deferred=True, deferred_raiseload=True)
     words: Mapped[str] = mapped_column(
         TSVECTOR,
