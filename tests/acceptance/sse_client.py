@@ -51,6 +51,8 @@ class EventStream:
     def events(self, *, most_bytes: int | None = None) -> Iterator[Event]:
         """Yield events until the server ends the stream, or after so many bytes. Raises ``TimeoutError``."""
         taken = 0
+        # Those that came with the last one.
+        yield from self._complete()
         while not self._ended and (most_bytes is None or taken < most_bytes):
             received = self._socket.recv(65536 if most_bytes is None else min(65536, most_bytes - taken))
             if not received:
