@@ -12,12 +12,14 @@ class HXError(Exception):
     ``message`` is written for the caller: it never holds SQL, a stack trace, a credential or the host name of a
     dependency. ``headers`` are added to the response. ``should_retry`` becomes ``x-should-retry``, which the OpenAI
     clients obey before they look at the status. ``explanation`` is kept with the record of the refusal, for those who
-    may read it later; the caller does not see it.
+    may read it later; the caller does not see it. ``details`` tell of each thing that is wrong where there are
+    several: ``message`` and ``location``.
     """
 
     status = 500
     code = "internal_error"
     type = "server_error"
+    details: Sequence[Mapping[str, str]] = ()
 
     def __init__(
         self,

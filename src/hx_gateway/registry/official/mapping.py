@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
 from hx_gateway.db.models.registry_items import PLACE_CHARS, VERSION_CHARS, BuildType, ServiceProtocol
+from hx_gateway.registry.masking import templated_url
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.package_rules import OCI
 from hx_gateway.registry.official.schema import (
@@ -131,7 +132,10 @@ class ServerMapping:
             return {"type": STREAMABLE_HTTP, "url": url, "headers": [dict(_CREDENTIAL_HEADER)]}
         if item["protocol"] != ServiceProtocol.HTTP or not item.get("endpoint"):
             return None
-        return {"type": SSE if config.get(TRANSPORT) == SSE else STREAMABLE_HTTP, "url": item["endpoint"]}
+        url, secrets = templated_url(item["endpoint"])
+        remote = {"type": SSE if config.get(TRANSPORT) == SSE else STREAMABLE_HTTP, "url": url}
+        variables = {name: {"isRequired": True, "isSecret": True} for name in secrets}
+        return {**remote, "variables": variables} if variables else remote
 
 
 def version_of(version: str | None) -> str:
