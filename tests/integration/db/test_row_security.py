@@ -93,6 +93,10 @@ ROWS = {
     "registry_dependencies": (
         "(item_id, depends_on_id, tenant_id) VALUES (md5($1)::uuid, md5($1 || ' other')::uuid, $1)"
     ),
+    "registry_versions": (
+        "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
+        "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"
+    ),
 }
 OWN, OTHER = "acme", "rival"
 

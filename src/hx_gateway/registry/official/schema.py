@@ -20,9 +20,9 @@ STDIO, STREAMABLE_HTTP, SSE = "stdio", "streamable-http", "sse"
 
 _ANY = Text()
 _SOME = Text(least=1)
-# Later on every text is looked at that is one, so patterns with a meaning of their own are checked there.
+URL_TEMPLATE = re.compile(r"https?://\S+|\{[A-Za-z_][A-Za-z0-9_]*\}\S*")
 _URL = Text(
-    pattern=re.compile(r"https?://\S+|\{[A-Za-z_][A-Za-z0-9_]*\}\S*"),
+    pattern=URL_TEMPLATE,
     says="a URL that begins with http:// or https://, or with a {variable}",
 )
 _INPUT_MEMBERS: dict[str, Shape] = {

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from hx_gateway.db.models.validation import unstorable
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.registry.official.package_rules import check_package, unresolved
-from hx_gateway.registry.official.schema import SCHEMA_URL, SERVER
+from hx_gateway.registry.official.schema import SCHEMA_URL, SERVER, URL_TEMPLATE
 from hx_gateway.registry.official.shapes import Issue, Severity, below, check, objects, schema_issue, shown, text
 from hx_gateway.registry.official.versions import version_problem
 
@@ -156,7 +156,7 @@ def _meta(meta: Any, rules: Rules) -> Iterator[Issue]:
 
 def _remote(remote: Mapping[str, Any], path: str, rules: Rules, seen: set[str]) -> Iterator[Issue]:
     url = text(remote, "url")
-    if not url:
+    if URL_TEMPLATE.fullmatch(url) is None:
         return
     if url in seen:
         yield _linter(f"{path}.url", "is there twice", "remote-twice")
