@@ -37,6 +37,8 @@ from hx_gateway.pipeline.build import PipelineParts, build_pipeline
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.recording import Record
+from hx_gateway.registry.official.registry import OfficialRegistry
+from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.services.redis import RedisService
 from hx_gateway.services.upstream.base import Timeouts, Upstream, UpstreamKind
@@ -147,6 +149,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         health=HealthSources(stores.by_key(), drain, metrics, settings.enable_health_endpoints),
         layer=record.layer,
         directory=identity.directory if identity is not None else None,
+        official=identity.official if identity is not None else None,
         accounting=accounting,
     )
     pipeline = _pipeline(plan)
@@ -213,6 +216,7 @@ class _Plan:
     health: HealthSources
     layer: DatabaseIntegrationLayer
     directory: Directory | None
+    official: OfficialRegistry | None
     accounting: Accounting | None
 
 
@@ -250,6 +254,8 @@ def _routes(plan: _Plan) -> RouteTable:
         admin.include(api, plan.directory)
         routes += admin.admin_routes(handler)
         built |= admin.BUILT
+    if plan.official is not None:
+        routes += official_routes(plan.official)
     if plan.accounting is not None:
         routes += plan.accounting.routes(plan.models)
         built |= SPEND_BUILT

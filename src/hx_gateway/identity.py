@@ -19,6 +19,7 @@ from hx_gateway.access.shared_keys import SharedKeys
 from hx_gateway.access.snapshot import SNAPSHOT_FILE, KeySnapshot
 from hx_gateway.allowances import Budget
 from hx_gateway.limits.windows import window_of
+from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.listener import Ears, Listener
 from hx_gateway.services.postgres import PostgresService
@@ -35,6 +36,8 @@ POSTGRES, REDIS = "postgres", "redis"
 
 class Identity:
     """Knows keys and changes them, over one database; ``authenticator`` is for the pipeline, ``directory`` for admins.
+
+    ``official`` is the registry of servers over the same database and in the same audit log.
 
     Raises ``SettingsError`` for peppers that must not be used.
     """
@@ -77,6 +80,7 @@ class Identity:
         )
         audit_key = self._peppers.derive(AUDIT_PURPOSE, self._peppers.oldest)
         assert audit_key is not None
+        self.official = OfficialRegistry(self._database, audit_key=audit_key)
         self.directory = Directory(
             self._database,
             mint=PepperedMinter(lambda: self.authenticator.peppers),

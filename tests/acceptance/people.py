@@ -13,7 +13,7 @@ from uuid import uuid4
 from tests.fixtures.gateway import Answer, Gateway
 from tests.fixtures.servers import Servers
 
-SCOPES = ["models", "events:read", "events:write", "spend:read"]
+SCOPES = ["models", "events:read", "events:write", "spend:read", "registry:read", "registry:write"]
 # What changes is known everywhere within a second; five times that, and what a busy machine needs.
 NOTICED_SECONDS = 15.0
 

@@ -52,7 +52,7 @@ _METHODS: Mapping[Target, tuple[str, ...]] = {
 }
 _WRITE = needs(Scope.REGISTRY_WRITE)
 # What was published is not changed by whoever published it.
-_EDIT = Policy(Who.KEY, frozenset({Scope.REGISTRY_WRITE}), frozenset({Role.PLATFORM_ADMIN, Role.TENANT_ADMIN}))
+EDIT = Policy(Who.KEY, frozenset({Scope.REGISTRY_WRITE}), frozenset({Role.PLATFORM_ADMIN, Role.TENANT_ADMIN}))
 
 
 def official_routes(registry: OfficialRegistry, *, public_reads_tenant: str | None = None) -> list[RouteSpec]:
@@ -69,7 +69,7 @@ def official_routes(registry: OfficialRegistry, *, public_reads_tenant: str | No
         plan: tuple[tuple[str, str, str, Policy, Handler, Mapping[str, Any]], ...] = (
             ("servers", "GET", f"{prefix}/servers", read, routes.servers, operations.LISTING),
             ("server", "GET", below, read, routes.server, operations.SERVER),
-            ("server_put", "PUT", below, _EDIT, routes.put, operations.PUT),
+            ("server_put", "PUT", below, EDIT, routes.put, operations.PUT),
             ("server_delete", "DELETE", below, _WRITE, routes.delete, operations.DELETE),
             ("server_status", "PATCH", below, _WRITE, routes.status, operations.STATUS),
             ("publish", "POST", f"{prefix}/publish", _WRITE, routes.publish, operations.PUBLISH),
