@@ -351,6 +351,7 @@ async def test_a_service_that_is_restored_otherwise_is_active_under_its_latest_v
     await desk.catalog.restore(desk.ann, MAIL)
     assert await desk.listed() == [f"{MAIL}@2.0.0"]
     assert await desk.versions() == {"2.0.0": "active*", "1.0.0": "deleted"}
+    await desk.official.put(desk.ann, MAIL, "2.0.0", server(version="2.0.0", description="Mended."))
     await desk.publish("3.0.0")
     assert await desk.versions() == {"3.0.0": "active*", "2.0.0": "active", "1.0.0": "deleted"}
 

@@ -43,7 +43,6 @@ _SHOWN_OF_SERVICE = (
     *("id", "status", "priority", "build_type", "protocol", "tags", "is_required", "is_enabled"),
     *("last_seen", "response_time_ms", "dependencies"),
 )
-# Whatever a service holds: what its document does not take is left out of it.
 _LENIENT = Rules(known_registries=False, publisher_meta_only=False)
 
 
@@ -97,7 +96,12 @@ class ServerMapping:
             "description": _cut(described, MAX_DESCRIPTION_CHARS) or title or _cut(name, MAX_DESCRIPTION_CHARS),
             "version": version_of(item.get("version")),
         }
-        for field, value in self._rest(item).items():
+        rest = self._rest(item)
+        whole = {**document, **rest}
+        if not errors_of(validate(whole, _LENIENT)):
+            return whole
+        # Whatever a service holds: what a document does not take is left out of it.
+        for field, value in rest.items():
             if not errors_of(validate({**document, field: value}, _LENIENT)):
                 document[field] = value
         return document

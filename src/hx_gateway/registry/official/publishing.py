@@ -101,8 +101,9 @@ class Publishing:
     async def replace(self, document: dict[str, Any]) -> None:
         """Put another document in the place of a published version. Raises ``NotFound``."""
         item, rows = await self._found(document["name"])
+        await self._settle(item, rows)
         row = next((row for row in rows if row.version == document["version"]), None)
-        if row is None or row.status == "deleted" or item.is_deleted:
+        if row is None or row.status == "deleted":
             raise _not_found()
         before = await self.servers.document(row)
         if before == document:
