@@ -12,7 +12,8 @@ class HXError(Exception):
     ``message`` is written for the caller: it never holds SQL, a stack trace, a credential or the host name of a
     dependency. ``headers`` are added to the response. ``should_retry`` becomes ``x-should-retry``, which the OpenAI
     clients obey before they look at the status. ``explanation`` is kept with the record of the refusal, for those who
-    may read it later; the caller does not see it. ``details`` are for programs, the ``errors`` of problem details.
+    may read it later; the caller does not see it. ``details`` are for programs, the ``errors`` of problem details: each
+    with a ``message`` and a ``location``, or with what else there is to say.
     """
 
     status = 500

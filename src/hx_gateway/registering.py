@@ -21,6 +21,8 @@ from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.feed.repository import ChangeRepository
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads
+from hx_gateway.registry.official.registry import OfficialRegistry
+from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.database import DatabaseManager
@@ -63,6 +65,7 @@ class Registering:
             count=lambda outcome: metrics.registry_reads.labels(outcome).inc(),
         )
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce)
+        self.official = OfficialRegistry(transactions)
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
@@ -79,7 +82,7 @@ class Registering:
 
     def routes(self, handler: Handler) -> list[RouteSpec]:
         """Return every route; ``handler`` answers those that :meth:`include` added."""
-        return registry_routes(self.parts, handler)
+        return [*registry_routes(self.parts, handler), *official_routes(self.official)]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Begin to hear of changes."""

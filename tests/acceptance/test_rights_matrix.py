@@ -25,6 +25,7 @@ OTHER_METHOD = "PATCH"
 
 ANYONE = "in  in  in  in  in  in  in  in"
 A_KEY = "401 401 401 in  in  in  in  in"
+TENANT_ADMINS = "401 401 401 in  403 403 in  in"
 THE_ADMIN = "401 401 401 403 403 403 403 in"
 HERE_OR_ADMIN = "in  401 401 403 403 403 403 in"
 # An admin of the platform is in a tenant of its own, too, unless it names another.
@@ -144,6 +145,23 @@ MATRIX: Mapping[str, str] = {
     "DELETE /v1/users/{user_id}": "401 401 401 404 403 403 200 200",
     "POST /v1/users/{user_id}/restore": "401 401 401 404 403 403 200 200",
     **{
+        row.replace("/v0.1", prefix): cells
+        for prefix in ("/v0.1", "/v0")
+        for row, cells in {
+            "GET /v0.1/servers": A_KEY,
+            "GET /v0.1/servers/{rest}": A_KEY,
+            "PUT /v0.1/servers/{rest}": TENANT_ADMINS,
+            "DELETE /v0.1/servers/{rest}": A_KEY,
+            "PATCH /v0.1/servers/{rest}": A_KEY,
+            "POST /v0.1/publish": A_KEY,
+            "POST /v0.1/validate": A_KEY,
+            "POST /v0.1/auth/{method}": ANYONE,
+            "GET /v0.1/health": ANYONE,
+            "GET /v0.1/ping": ANYONE,
+            "GET /v0.1/version": ANYONE,
+        }.items()
+    },
+    **{
         row.replace("/v1/keys", prefix): cells
         for prefix in ("/v1/keys", "/v1/api_keys")
         for row, cells in {
@@ -170,6 +188,7 @@ MADE_UP = {
     "{id}": "1",
     "{request_id}": "req_made_up",
     "{tag}": "made-up",
+    "{method}": "github-at",
 }
 BODIES: Mapping[str, object] = {
     "POST /v1/chat/completions": {"model": "hx-chat", "messages": [{"role": "user", "content": "hello"}]},

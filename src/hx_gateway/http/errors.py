@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import msgspec
 
 from hx_gateway.errors import HXError
@@ -31,10 +33,22 @@ def problem(error: HXError) -> dict[str, object]:
     return body
 
 
+def registry_error(error: HXError) -> dict[str, object]:
+    """Return what clients of the official MCP registry read.
+
+    Its servers answer with problem details that have ``errors`` (https://huma.rocks/features/response-errors/), its
+    OpenAPI document says ``error`` with a text: both are there.
+    """
+    least = {"message": error.message, "location": error.param or ""}
+    details = [{**least, **detail} for detail in error.details or ({},)]
+    return {**problem(error), "title": HTTPStatus(error.status).phrase, "errors": details, "error": error.message}
+
+
 def error_reply(error: HXError, shape: ErrorShape) -> Reply:
     """Return the response for ``error``."""
     openai = shape is ErrorShape.OPENAI
-    body = msgspec.json.encode(openai_error(error) if openai else problem(error))
+    words = {ErrorShape.OPENAI: openai_error, ErrorShape.PROBLEM: problem, ErrorShape.REGISTRY: registry_error}
+    body = msgspec.json.encode(words[shape](error))
     headers = [(b"content-type", b"application/json" if openai else b"application/problem+json")]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
     if error.should_retry is not None:

@@ -26,6 +26,7 @@ class Who(StrEnum):
 
     ANYONE = "anyone"
     KEY = "key"
+    KEY_IF_SHOWN = "key_if_shown"
     LOCAL_OR_ADMIN = "local_or_admin"
 
 
@@ -45,6 +46,14 @@ LOCAL_OR_ADMIN = Policy(Who.LOCAL_OR_ADMIN, frozenset({Scope.ADMIN}))
 def needs(*scopes: Scope) -> Policy:
     """Return the policy of a route for keys that hold ``scopes``."""
     return Policy(Who.KEY, frozenset(scopes))
+
+
+def open_to_all(*scopes: Scope) -> Policy:
+    """Return the policy of a route that needs no key; one that is shown must be good all the same, and hold ``scopes``.
+
+    Whoever shows none has no principal: the handler says what is there for everybody.
+    """
+    return Policy(Who.KEY_IF_SHOWN, frozenset(scopes))
 
 
 def needs_role(*roles: Role) -> Policy:
@@ -69,10 +78,11 @@ class BodyRule(StrEnum):
 
 
 class ErrorShape(StrEnum):
-    """How a route tells of an error: as OpenAI does, or as RFC 9457 says."""
+    """How a route tells of an error: as OpenAI does, as RFC 9457 says, or so that clients of MCP's registry read it."""
 
     OPENAI = "openai"
     PROBLEM = "problem"
+    REGISTRY = "registry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +127,12 @@ class RouteSpec:
 _AMBIGUOUS = re.compile(rb"//|/\.{1,2}(?:/|$)|%2e|%5c|%[01][0-9a-f]|%7f|[\\;]|%3b", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 SLASH_IN_PARAMETER = b"/v1/models/"
+# The official registry's names of servers have one slash, which its clients encode. Nothing but a whole name may stand
+# on both sides of it.
+_SLASH_IN_SERVER_NAME = re.compile(
+    rb"/v0(?:\.1)?/servers/[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+    rb"%2[Ff][A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?=/|\Z)"
+)
 PARAMETER = re.compile(r"\{(\w+)\}$")
 
 
@@ -179,7 +195,10 @@ def check_target(raw_path: bytes) -> None:
     Whoever decides about a path must see what the one behind sees: encoded dots and slashes, empty segments and
     path parameters are how requests slip past a check on a prefix.
     """
-    slash = _ENCODED_SLASH.search(raw_path) and not raw_path.startswith(SLASH_IN_PARAMETER)
+    name = _SLASH_IN_SERVER_NAME.match(raw_path)
+    slash = _ENCODED_SLASH.search(raw_path, name.end() if name is not None else 0)
+    if raw_path.startswith(SLASH_IN_PARAMETER):
+        slash = None
     if slash or (raw_path != b"/" and _AMBIGUOUS.search(raw_path)):
         raise InvalidRequest("The path is ambiguous: send it without empty or dot segments.", code="ambiguous_path")
 

@@ -96,7 +96,7 @@ class BulkRefused(InvalidField):
         super().__init__(message, param=f"{first.index}.{first.error.param}")
         self.failures = tuple(failures)
         self.details = [
-            {"index": index, "code": error.code, "param": error.param, "detail": error.message}
+            {"index": index, "code": error.code, "param": error.param, "message": error.message}
             for index, error in ((failure.index, failure.error) for failure in failures)
         ]
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from hx_gateway.access.audit import AuditChain
 from hx_gateway.access.errors import no_such
@@ -24,12 +25,17 @@ Announce = Callable[[str, Sequence[Change]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """What is asked and changed in one transaction: services, their history, and answers kept for repetitions."""
+    """What is asked and changed in one transaction: services, their history, and answers kept for repetitions.
+
+    ``session`` is for repositories of other rows; whoever changes some tells ``trail``.
+    """
 
     tenant_id: str
     items: RegistryItemRepository
     answers: Repository
     history: HistoryRepository
+    trail: AuditTrail
+    session: Any
     now: datetime
 
 
@@ -70,7 +76,15 @@ class Transactions:
             trail = AuditTrail(session, self.chain, tenant_id=tenant_id, author=author, now=now)
             items, answers = RegistryItemRepository(session, trail), Repository(session)
             history = HistoryRepository(session, tenant_id)
-            yield Transaction(tenant_id=tenant_id, items=items, answers=answers, history=history, now=now)
+            yield Transaction(
+                tenant_id=tenant_id,
+                items=items,
+                answers=answers,
+                history=history,
+                trail=trail,
+                session=session,
+                now=now,
+            )
             changes = await trail.changes() if self._announce is not None else []
         if self._announce is not None and changes:
             await self._announce(tenant_id, changes)

@@ -12,14 +12,24 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, MetaData, Table, Text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from hx_gateway.db.models import audit, budgets, keys, registry_index, registry_items, teams, tenants, users
+from hx_gateway.db.models import (
+    audit,
+    budgets,
+    keys,
+    registry_index,
+    registry_items,
+    registry_versions,
+    teams,
+    tenants,
+    users,
+)
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.schemas import GATEWAY_SCHEMA, REGISTRY_SCHEMA
 from hx_gateway.services.dsn import postgres_dsn
 
-MODULES = (audit, budgets, keys, registry_index, registry_items, teams, tenants, users)
+MODULES = (audit, budgets, keys, registry_index, registry_items, registry_versions, teams, tenants, users)
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
-SERVICES = {"registry_items", "registry_health", "registry_dependencies"}
+SERVICES = {"registry_items", "registry_health", "registry_dependencies", "registry_versions"}
 TABLES = DIRECTORY | SERVICES | {"registry_words", "registry_tags", "registry_counts"}
 
 

@@ -125,7 +125,10 @@ LEDGER = (
     "ledger_epoch ledger_members ledger_tenants ledger_reservations budget_windows spend_logs error_logs spend_daily "
     "model_prices"
 )
-REGISTRY = "registry_items registry_health registry_dependencies registry_words registry_tags registry_counts"
+REGISTRY = (
+    "registry_items registry_health registry_dependencies registry_words registry_tags registry_counts "
+    "registry_versions"
+)
 REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
 TABLES = {
     *COLUMNS,

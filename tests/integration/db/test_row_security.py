@@ -100,6 +100,10 @@ ROWS = {
         "(tenant_id, build_type, protocol, priority, status, is_enabled, is_required, is_active, items) "
         "VALUES ($1, 'stub', 'tcp', 'low', 'healthy', true, true, true, 1)"
     ),
+    "registry_versions": (
+        "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
+        "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"
+    ),
 }
 OWN, OTHER = "acme", "rival"
 

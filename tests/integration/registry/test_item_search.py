@@ -203,7 +203,7 @@ async def test_tenants_see_none_of_each_others_words(registry: Registry, rival: 
 
 async def test_services_of_before_the_migration_are_filled_in(servers: Servers) -> None:
     with migrated_database(servers.postgres) as url:
-        assert await downgrade(url, "0006") == ["0007"]
+        assert "0007" in await downgrade(url, "0006")
         connection = await asyncpg.connect(url)
         try:
             await connection.execute(
@@ -213,7 +213,7 @@ async def test_services_of_before_the_migration_are_filled_in(servers: Servers) 
                 "INSERT INTO hx_registry.registry_health (tenant_id, item_id, status) "
                 "SELECT 't', id, 'unhealthy' FROM hx_registry.registry_items;"
             )
-            assert await upgrade(url) == ["0007"]
+            assert "0007" in await upgrade(url)
             for kept, rows in IN_STEP:
                 assert await connection.fetch(kept) == await connection.fetch(rows)
             words = [row["word"] for row in await connection.fetch(WORDS_KEPT)]

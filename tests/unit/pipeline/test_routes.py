@@ -99,6 +99,28 @@ def test_head_is_answered_where_get_is() -> None:
         b"/v1/%5ckeys",
         b"/v1/keys%00",
         b"/v1/keys%3Bx",
+        b"/v0.1/servers%2fio.x/y",
+        b"/v0.1/servers/%2fio.x",
+        b"/v0.1/servers/io.x%2F",
+        b"/v0.1/servers/io.x%2F/versions",
+        b"/v0.1/servers/io.x%2Fy%2Fversions",
+        b"/v0.1/servers/io.x%2Fy/versions/1%2f2",
+        b"/v0.1/servers/io.x/y%2fversions",
+        b"/v0.1/servers/..%2f..%2fv1%2fkeys",
+        b"/v0.1/servers/..%2fkeys",
+        b"/v0.1/servers/.%2Fkeys",
+        b"/v0.1/servers/io.x%2F..",
+        b"/v0.1/servers/io.x%2F.",
+        b"/v0.1/servers/io.x%2F%2e%2e",
+        b"/v0.1/servers/io_x%2Fy",
+        b"/v0.1/servers/io.x%2Fy;a/versions",
+        b"/v0.1/servers/io.x%252Fy%2Fz",
+        b"/v0.1/publish%2Fx",
+        b"/v0.1/other/io.x%2Fy",
+        b"/V0.1/servers/io.x%2Fy",
+        b"/v0x1/servers/io.x%2Fy",
+        b"/v0.2/servers/io.x%2Fy",
+        b"/x/v0/servers/io.x%2Fy",
     ],
 )
 def test_a_target_that_two_servers_read_differently_is_refused(target: bytes) -> None:
@@ -108,7 +130,18 @@ def test_a_target_that_two_servers_read_differently_is_refused(target: bytes) ->
 
 
 @pytest.mark.parametrize(
-    "target", [b"/", b"/v1/models/openai%2Fgpt-4o", b"/v1/files/report.v1.txt", b"/a.b/..c", b"/v1/keys/"]
+    "target",
+    [
+        b"/",
+        b"/v1/models/openai%2Fgpt-4o",
+        b"/v1/files/report.v1.txt",
+        b"/a.b/..c",
+        b"/v1/keys/",
+        b"/v0.1/servers/io.x%2Fy/versions/1.0.0%2B5",
+        b"/v0/servers/io.github.acme-inc%2fmail_2.x/versions",
+        b"/v0.1/servers/io.x%2Fy",
+        b"/v0.1/servers/io.x/y/status",
+    ],
 )
 def test_a_plain_target_is_accepted(target: bytes) -> None:
     check_target(target)

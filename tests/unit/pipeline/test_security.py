@@ -12,7 +12,16 @@ from hx_gateway.access.principal import DEFAULT_TENANT, KeyId, Principal, Role, 
 from hx_gateway.access.throttle import FailureThrottle, TooManyFailures
 from hx_gateway.errors import Forbidden, InvalidApiKey, InvalidRequest, Unavailable
 from hx_gateway.pipeline.context import Context
-from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, BodyRule, Policy, RouteSpec, needs, needs_role
+from hx_gateway.pipeline.routes import (
+    ANYONE,
+    LOCAL_OR_ADMIN,
+    BodyRule,
+    Policy,
+    RouteSpec,
+    needs,
+    needs_role,
+    open_to_all,
+)
 from hx_gateway.pipeline.stages.security import SecurityStage
 from hx_gateway.translate.openai import decode_chat
 from tests.unit.pipeline.doubles import context, route
@@ -54,6 +63,20 @@ async def test_anything_but_the_key_is_a_401(header: tuple[bytes, bytes]) -> Non
 async def test_no_key_is_a_401_that_says_how_to_send_one() -> None:
     with pytest.raises(InvalidApiKey, match="Authorization: Bearer"):
         await STAGE(request(needs()))
+
+
+async def test_where_a_key_is_not_needed_nobody_is_somebody() -> None:
+    ctx = request(open_to_all(Scope.REGISTRY_READ))
+    assert await STAGE(ctx) is None
+    assert ctx.principal is None
+
+
+async def test_where_a_key_is_not_needed_one_that_is_shown_is_looked_at_all_the_same() -> None:
+    ctx = request(open_to_all(Scope.REGISTRY_READ), BEARER)
+    assert await STAGE(ctx) is None
+    assert ctx.principal is not None
+    with pytest.raises(InvalidApiKey):
+        await STAGE(request(open_to_all(Scope.REGISTRY_READ), (b"authorization", b"Bearer wrong")))
 
 
 async def test_two_different_keys_are_refused() -> None:

@@ -33,7 +33,7 @@ class InvalidModel(InvalidRequest):
     def __init__(self, *problems: Problem) -> None:
         super().__init__(" ".join(f"{field}: {rule}." for field, rule in problems), param=problems[0].field)
         self.problems = problems
-        self.details = [{"code": self.code, "param": field, "detail": rule} for field, rule in problems]
+        self.details = [{"code": self.code, "param": field, "message": f"{field}: {rule}."} for field, rule in problems]
 
 
 def stored_columns(mapper: Mapper[Any]) -> dict[str, Column[Any]]:

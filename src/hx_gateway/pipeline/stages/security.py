@@ -46,7 +46,7 @@ class SecurityStage:
         if policy.who is Who.ANYONE:
             return None
         presented = presented_key(ctx)
-        if policy.who is Who.LOCAL_OR_ADMIN and ctx.local and presented is None:
+        if presented is None and (policy.who is Who.KEY_IF_SHOWN or (policy.who is Who.LOCAL_OR_ADMIN and ctx.local)):
             return None
         if presented is None:
             raise InvalidApiKey(

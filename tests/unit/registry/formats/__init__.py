@@ -1,0 +1,1 @@
+"""Tests of the formats that services are imported from and exported to."""

@@ -1,0 +1,1 @@
+"""Tests of the official registry's API, without a database."""
