@@ -76,6 +76,7 @@ class Metrics:
         self._declare_journals()
         self._declare_accounting()
         self._declare_database()
+        self._declare_registry()
 
     def _declare_events(self) -> None:
         self.events_received = Counter(
@@ -251,6 +252,24 @@ class Metrics:
         )
         self.retired_rows = Counter(
             "hx_retention_removed_rows", "Rows removed by retention.", ("table",), registry=self.registry
+        )
+
+    def _declare_registry(self) -> None:
+        self.probe_seconds = Histogram(
+            "hx_registry_probe_seconds",
+            "Time of one probe of a service.",
+            ("protocol", "outcome"),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.probe_failures = Counter(
+            "hx_registry_probe_failures", "Probes that failed, by why.", ("failure_class",), registry=self.registry
+        )
+        self.self_preservation = Gauge(
+            "hx_registry_self_preservation",
+            "1 while failures of services are taken for the gateway's own, 0 while not.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
 
     def render(self) -> bytes:

@@ -12,14 +12,14 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, MetaData, Table, Text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from hx_gateway.db.models import audit, budgets, keys, registry_items, teams, tenants, users
+from hx_gateway.db.models import audit, budgets, health_history, keys, registry_items, teams, tenants, users
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.schemas import GATEWAY_SCHEMA, REGISTRY_SCHEMA
 from hx_gateway.services.dsn import postgres_dsn
 
-MODULES = (audit, budgets, keys, registry_items, teams, tenants, users)
+MODULES = (audit, budgets, health_history, keys, registry_items, teams, tenants, users)
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
-TABLES = DIRECTORY | {"registry_items", "registry_health", "registry_dependencies"}
+TABLES = DIRECTORY | {"registry_items", "registry_health", "registry_dependencies", "registry_health_history"}
 
 
 async def differences(url: str, metadata: MetaData) -> list[Any]:
@@ -44,7 +44,7 @@ async def differences(url: str, metadata: MetaData) -> list[Any]:
 
 def test_every_table_of_the_directory_and_the_registry_has_a_model() -> None:
     assert {table.name for table in Base.metadata.tables.values()} == TABLES
-    assert len(MODULES) == 7
+    assert len(MODULES) == 8
 
 
 async def test_models_and_migrations_say_the_same(migrated: str) -> None:

@@ -125,7 +125,7 @@ LEDGER = (
     "ledger_epoch ledger_members ledger_tenants ledger_reservations budget_windows spend_logs error_logs spend_daily "
     "model_prices"
 )
-REGISTRY = "registry_items registry_health registry_dependencies"
+REGISTRY = "registry_items registry_health registry_dependencies registry_health_history"
 REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
 TABLES = {
     *COLUMNS,
