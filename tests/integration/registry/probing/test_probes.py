@@ -97,7 +97,7 @@ class LegacyServer:
         self.sessions: set[str] = set()
         self.methods: list[str] = []
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.method == "DELETE":
             self.methods.append("DELETE")
             self.sessions.discard(request.headers["mcp-session-id"])
@@ -122,7 +122,7 @@ class LegacyServer:
 
 async def test_a_server_of_before_is_ready_and_keeps_no_session_of_the_probe() -> None:
     server = LegacyServer()
-    found = await probe_http(server)
+    found = await probe_http(server.answer)
     assert (found.verdict, found.level) == (Verdict.HEALTHY, Level.READY)
     assert server.methods == ["server/discover", "DELETE", "initialize", "DELETE"]
     assert server.sessions == set()
@@ -322,6 +322,7 @@ async def test_a_unix_socket_that_nobody_listens_on_refuses(tmp_path: Path) -> N
 
 async def test_a_service_that_says_something_else_in_lines_is_no_server_of_mcp() -> None:
     async def chat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
         writer.write(b"220 mail.example.org ESMTP\r\n")
         await writer.drain()
 
@@ -337,12 +338,17 @@ def script(text: str) -> dict[str, StdioCommand]:
     return {"it": StdioCommand(argv=(sys.executable, "-c", text))}
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+async def gone(pid: int) -> bool:
+    """Whether a process has ended, which takes one that was killed a moment."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 async def probe_command(commands: dict[str, StdioCommand], **health: Any) -> ProbeOutcome:
@@ -359,7 +365,7 @@ async def test_a_server_of_the_sdk_is_ready_over_its_pipes_and_leaves_nobody_beh
     noted = tmp_path / "pid"
     found = await probe_command(sdk_command("stdio-with-child", str(noted)))
     assert (found.verdict, found.level) == (Verdict.HEALTHY, Level.READY)
-    assert not alive(int(noted.read_text()))
+    assert await gone(int(noted.read_text()))
 
 
 async def test_a_server_of_before_is_ready_over_its_pipes() -> None:
@@ -400,7 +406,7 @@ async def test_a_server_that_heeds_nothing_is_killed_with_its_child(tmp_path: Pa
     )
     found = await probe_command(script(text), timeout=3)
     assert found.failure_class is FailureClass.TIMEOUT
-    assert [alive(int(pid)) for pid in noted.read_text().split()] == [False, False]
+    assert [await gone(int(pid)) for pid in noted.read_text().split()] == [True, True]
 
 
 async def test_a_probe_that_is_cut_off_leaves_nobody_behind(tmp_path: Path) -> None:
@@ -418,7 +424,7 @@ async def test_a_probe_that_is_cut_off_leaves_nobody_behind(tmp_path: Path) -> N
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not alive(int(noted.read_text()))
+    assert await gone(int(noted.read_text()))
 
 
 async def test_a_command_that_is_not_the_operators_is_never_started() -> None:
