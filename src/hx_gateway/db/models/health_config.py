@@ -11,6 +11,8 @@ INTERVAL_SECONDS = (5.0, 3600.0)
 TIMEOUT_SECONDS = (0.5, 30.0)
 THRESHOLD = (1, 10)
 MAX_TEXT_CHARS = 1024
+# Of what somebody took for a setting, in the message that it is none.
+MAX_NAME_CHARS = 50
 
 _SECONDS = {"interval": INTERVAL_SECONDS, "timeout": TIMEOUT_SECONDS}
 _THRESHOLDS = ("failures", "successes")
@@ -47,7 +49,7 @@ def health_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, value in health.items():
         rule = _broken_rule(name, value)
         if rule is not None:
-            yield f"health.{name} {rule}"
+            yield f"health.{name[:MAX_NAME_CHARS]} {rule}"
 
 
 def health_config(config: Mapping[str, Any]) -> HealthConfig:

@@ -56,8 +56,10 @@ MAX_DEPENDENCIES = 200
 MAX_PORT = 65535
 ERROR_CHARS = 512
 CLASS_CHARS = 20
-# Where a service is and how it is probed: one that changes is probed anew.
-_PROBED_BY = frozenset({"protocol", "location", "endpoint", "port", "config", "health_check_url", "auto_start"})
+# Where a service is, how it is probed, and what was decided: when one changes, it is probed anew.
+_PROBED_ANEW = frozenset(
+    {"protocol", "location", "endpoint", "port", "config", "health_check_url", "auto_start", "status"}
+)
 # What is shown to whoever may read the registry, and kept in the audit log.
 _PLACES = ("location", "endpoint", "health_check_url", "registry_url")
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
@@ -313,7 +315,7 @@ class RegistryItem(TenantModel, _Ends):
         changed = super().update_fields(**values)
         if "status" in changed:
             self.health.maintenance_until = None
-        if changed.keys() & _PROBED_BY and not self.is_deleted:
+        if changed.keys() & _PROBED_ANEW and not self.is_deleted:
             self.health.check_at(datetime.now(UTC))
         return changed
 
@@ -357,7 +359,7 @@ class RegistryItem(TenantModel, _Ends):
         """Note what was found out about the service, or decided; return whether that changed its status.
 
         ``HEALTHY`` counts as a success and a sight of it, ``UNHEALTHY`` as a failure. Both leave ``MAINTENANCE`` and
-        ``DISABLED`` as they are: who decided that takes it back with ``UNKNOWN``.
+        ``DISABLED`` as they are: who decided that takes it back with ``UNKNOWN``, and it is probed at once.
         """
         status, now = ServiceStatus(status), now or datetime.now(UTC)
         if status is ServiceStatus.HEALTHY:
@@ -372,6 +374,8 @@ class RegistryItem(TenantModel, _Ends):
             return False
         self.status = status
         self.health.maintenance_until = None
+        if status is ServiceStatus.UNKNOWN and not self.is_deleted:
+            self.health.check_at(now)
         return True
 
     def add_dependency(self, other: RegistryItem) -> bool:

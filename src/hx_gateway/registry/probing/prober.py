@@ -270,8 +270,7 @@ class Prober:
         if plain:
             await self.repository.write_plain(plain)
         for tenant_id, changes in by_tenant(finding for finding in findings if finding.changes_status):
-            await self.repository.write_changes(tenant_id, changes)
-            for finding in changes:
+            for finding in await self.repository.write_changes(tenant_id, changes):
                 _log.info(
                     "service_status_changed",
                     tenant=tenant_id,

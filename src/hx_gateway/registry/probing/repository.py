@@ -249,8 +249,11 @@ class ProbeRepository:
             written = {tuple(row) for row in await session.execute(_WRITE, {"rows": json.dumps(rows)})}
             await _remember(session, [finding for finding in findings if finding.claim.key in written])
 
-    async def write_changes(self, tenant_id: str, findings: Sequence[Finding]) -> None:
-        """Write down findings that change services' status: under the tenant's lock, with an audit entry each."""
+    async def write_changes(self, tenant_id: str, findings: Sequence[Finding]) -> list[Finding]:
+        """Write down findings that change services' status: under the tenant's lock, with an audit entry each.
+
+        Return those whose claim still held.
+        """
         author = Author(key=PROBER, request_id=new_request_id())
         now = max(finding.at for finding in findings)
         async with self._database.session(tenant_id) as session:
@@ -258,8 +261,9 @@ class ProbeRepository:
             try:
                 written = await ProbedItems(session, trail).note(findings)
             except NotFound:  # the tenant was deleted meanwhile: its services are not claimed any more
-                return
+                return []
             await _remember(session, written)
+        return written
 
     async def put_off(self, claims: Iterable[Claim], until: datetime | None = None) -> None:
         """Give claims back unprobed; ``until`` is when they are due again, as before without it."""

@@ -33,7 +33,7 @@ from tests.integration.registry.probing.fields import (
     way_out,
     web_server,
 )
-from tests.integration.registry.registries import Registry
+from tests.integration.registry.registries import Registry, registry_at
 
 PATIENT = {"health": {"timeout": 30}}
 
@@ -206,6 +206,17 @@ async def test_a_fault_of_many_that_lasts_is_believed(lone: Registry) -> None:
             await until(all_healthy)
             switch.on = False
             await until(all_unhealthy)
+
+
+async def test_services_of_all_tenants_are_probed_and_each_change_is_in_its_own_audit_log(
+    lone: Registry, alone: str
+) -> None:
+    async with web_server(answering()) as url, registry_at(alone, "tn-second") as second, probing(lone) as prober:
+        items = [await switched(registry, url) for registry in (lone, second)]
+        for registry, item in zip((lone, second), items, strict=True):
+            await until_status(prober, registry, item, "healthy")
+            assert await changes(registry, item) == [("unknown", "healthy")]
+            assert len(await registry.audit()) == 2
 
 
 # What somebody decided
