@@ -107,7 +107,7 @@ def test_a_success_takes_the_last_failure_away() -> None:
     service.see(DOWN)
     assert service.standing.last_error == "nobody there"
     service.see(WELL)
-    assert (service.standing.last_error, service.standing.failure_class) == (None, None)
+    assert service.see(WELL).standing.failure_class is None
 
 
 def test_thresholds_are_a_services_own() -> None:
