@@ -36,6 +36,7 @@ from hx_gateway.services.egress.guard import EgressGuard
 from hx_gateway.services.egress.http import EgressResponse
 from hx_gateway.services.egress.target import CheckedTarget
 
+MAX_LEGACY = 4096
 MAX_RETRY_AFTER_SECONDS = 3600.0
 # A session that a probe opened is ended, but nobody waits for it.
 END_SESSION_SECONDS = 1.0
@@ -49,10 +50,15 @@ _Reading = Callable[[EgressResponse], ProbeOutcome]
 
 
 class HttpProbe:
-    """Probes HTTP through ``guard``, without any credential."""
+    """Probes HTTP through ``guard``, without any credential.
+
+    Which servers are from before 2026-07-28 is remembered: they are asked for ``initialize`` first the next time.
+    """
 
     def __init__(self, guard: EgressGuard) -> None:
         self._guard = guard
+        # By their addresses, those that were asked last at the end.
+        self._legacy: dict[str, bool] = {}
 
     async def probe(self, target: Target) -> ProbeOutcome:
         """Return what was found. Time is the caller's to bound, beside the guard's caps."""
@@ -76,8 +82,23 @@ class HttpProbe:
         return _timed(found or _wrong_status(response), began)
 
     async def _ask_mcp(self, checked: CheckedTarget) -> ProbeOutcome:
+        if self._legacy.pop(checked.url, False):
+            found = await self._ask(checked, initialize(), _HEADERS, otherwise=None)
+            if found is not None:
+                self._remember_legacy(checked.url)
+                return found
         found = await self._ask(checked, discover(), _MODERN_HEADERS, otherwise=None)
-        return found or await self._ask(checked, initialize(), _HEADERS, otherwise=_not_ready)
+        if found is not None:
+            return found
+        found = await self._ask(checked, initialize(), _HEADERS, otherwise=_not_ready)
+        if found.ok:
+            self._remember_legacy(checked.url)
+        return found
+
+    def _remember_legacy(self, url: str) -> None:
+        self._legacy[url] = True
+        if len(self._legacy) > MAX_LEGACY:
+            del self._legacy[next(iter(self._legacy))]
 
     @overload
     async def _ask(

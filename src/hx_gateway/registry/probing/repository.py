@@ -107,7 +107,7 @@ SET success_count = h.success_count + f.successes,
     flapping = f.flapping, transitions = f.transitions, failure_class = f.failure_class, last_error = f.last_error,
     auth_required = f.auth_required, level = f.level
 FROM f WHERE h.tenant_id = f.tenant_id AND h.item_id = f.item_id
-RETURNING h.tenant_id, h.item_id
+RETURNING h.tenant_id, h.item_id, f.lease
 """)  # noqa: S608 - the names are ours
 _REMEMBER = text(f"""
 INSERT INTO hx_registry.registry_health_history AS kept
@@ -247,7 +247,9 @@ class ProbeRepository:
         rows = [_row(finding) for finding in findings]
         async with self._database.session(EVERY_TENANT) as session:
             written = {tuple(row) for row in await session.execute(_WRITE, {"rows": json.dumps(rows)})}
-            await _remember(session, [finding for finding in findings if finding.claim.key in written])
+            # By the lease too: a service that was taken anew may be there with both its claims.
+            held = [one for one in findings if (*one.claim.key, one.claim.lease_until) in written]
+            await _remember(session, held)
 
     async def write_changes(self, tenant_id: str, findings: Sequence[Finding]) -> list[Finding]:
         """Write down findings that change services' status: under the tenant's lock, with an audit entry each.

@@ -18,6 +18,7 @@ from aiohttp import web
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
 from hx_gateway.errors import NotFound
 from hx_gateway.registry.probing import AdminState, FailureClass, Level, ProbedItems, Prober, ProbeRepository
+from hx_gateway.registry.probing.outcome import failed
 from hx_gateway.registry.probing.self_preservation import SelfPreservation
 from hx_gateway.services.base import DependencyError
 from hx_gateway.telemetry import Metrics
@@ -334,6 +335,21 @@ async def test_a_finding_whose_claim_was_lost_counts_for_nothing(lone: Registry)
         await asyncio.gather(*(prober.check_now(lone.tenant, item.id) for _ in range(2)))
     assert sum(switch.asked.values()) == 2
     assert (await lone.get(item)).success_count == 1
+
+
+async def test_a_service_that_was_taken_anew_may_be_written_with_both_its_claims(lone: Registry) -> None:
+    item = await lone.create("one", protocol="http", health_check_url="http://127.0.0.1:1/")
+    prober = Prober(lone.database, way_out(), audit_key=AUDIT_KEY, metrics=Metrics())
+    now = FastClock().now()
+    (first,) = await prober.repository.claim(now, 10)
+    second = await prober.repository.claim_one(lone.tenant, item.id, now)
+    assert second.lease_until > first.lease_until
+    down = failed(FailureClass.CONNECT, "nobody there")
+    findings = prober._judged([(first, down, now), (second, down, now)])
+    await prober.repository.write_plain(findings)
+    assert (await lone.get(item)).failure_count == 1
+    history = await lone.rows("SELECT failures FROM hx_registry.registry_health_history")
+    assert history == [{"failures": 1}]
 
 
 # Several probers

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from hx_gateway.db.models.registry_items import ServicePriority, ServiceProtocol
+from hx_gateway.registry.probing.http_probe import HttpProbe
 from hx_gateway.registry.probing.mcp_messages import answer_in
 from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, Verdict
 from hx_gateway.registry.probing.probes import Probes
@@ -126,6 +127,33 @@ async def test_a_server_of_before_is_ready_and_keeps_no_session_of_the_probe() -
     assert (found.verdict, found.level) == (Verdict.HEALTHY, Level.READY)
     assert server.methods == ["server/discover", "DELETE", "initialize", "DELETE"]
     assert server.sessions == set()
+
+
+async def test_a_server_of_before_is_remembered_as_one_until_it_is_none() -> None:
+    server, asked = LegacyServer(), HttpProbe(way_out())
+    modern = False
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if not modern:
+            return await server.answer(request)
+        message = await request.json()
+        server.methods.append(message["method"])
+        if message["method"] == "initialize":
+            error = {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "x"}}
+            return web.json_response(error, status=404)
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": {"supportedVersions": []}})
+
+    async with web_server(answer) as url:
+        target = Target(protocol=HTTP, endpoint=url)
+        assert (await asked.probe(target)).ok
+        server.methods.clear()
+        assert (await asked.probe(target)).ok
+        assert server.methods == ["initialize", "DELETE"]
+        server.methods.clear()
+        modern = True
+        assert (await asked.probe(target)).ok
+        assert (await asked.probe(target)).ok
+        assert server.methods == ["initialize", "server/discover", "server/discover"]
 
 
 @pytest.mark.parametrize("status", [401, 403])
