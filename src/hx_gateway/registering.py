@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -16,6 +18,7 @@ from hx_gateway.registry.api.router import include, registry_routes
 from hx_gateway.registry.audit_trail import POSTGRES_CHANNEL
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.changes import Change
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.feed.repository import ChangeRepository
@@ -23,24 +26,32 @@ from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads
 from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.registry.official.routes import official_routes
+from hx_gateway.registry.probing import Prober
+from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.database import DatabaseManager
+from hx_gateway.services.egress.guard import EgressGuard
+from hx_gateway.services.egress.policy import EgressPolicy
 from hx_gateway.services.listener import Ears
 from hx_gateway.services.postgres_listener import PostgresListener
 from hx_gateway.services.redis import RedisService
 from hx_gateway.services.redis_pubsub import publisher
 from hx_gateway.services.redis_values import RedisValues
-from hx_gateway.settings import Settings
+from hx_gateway.settings import Settings, SettingsError
 from hx_gateway.telemetry import Metrics
 
 # Where changes of services are published, for whoever has a Redis rather than a stream.
 REDIS_CHANNEL = "hx:registry"
+# The longest a service may be asked for, by its own settings.
+PROBE_SECONDS = 30.0
 _log = structlog.get_logger()
 
 
 class Registering:
     """The registry over one database. ``feed`` is stopped with the server, so that nobody follows it for ever.
+
+    Raises ``SettingsError`` for what users' URLs may reach, and for commands, that cannot be used.
 
     Redis tells others of changes and keeps answers for other processes; without it, or while it is away, nothing is
     missing but that: PostgreSQL tells every process of changes.
@@ -65,12 +76,15 @@ class Registering:
             count=lambda outcome: metrics.registry_reads.labels(outcome).inc(),
         )
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce)
+        self._guard = EgressGuard(egress_policy(settings))
+        self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
         self.official = OfficialRegistry(transactions)
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
-            standing=Standing(transactions),
+            standing=Standing(transactions, self.prober),
             history=History(transactions),
+            dependencies=Dependencies(transactions),
             feed=self.feed,
             hot=self.hot,
             require_if_match=settings.registry_require_if_match,
@@ -85,7 +99,7 @@ class Registering:
         return [*registry_routes(self.parts, handler), *official_routes(self.official)]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Begin to hear of changes."""
+        """Begin to hear of changes, and to probe."""
         assert self._pg_url is not None
         feed = self.feed
         ears = Ears(heard=feed.heard, lost=feed.lost, healed=feed.healed)
@@ -93,6 +107,10 @@ class Registering:
         await listener.start()
         stack.push_async_callback(listener.close)
         stack.push_async_callback(self.hot.aclose)
+        stack.callback(self._guard.close)
+        if self.prober is not None:
+            self.prober.start()
+            stack.push_async_callback(self.prober.aclose)
 
     async def _announce(self, tenant_id: str, changes: Sequence[Change]) -> None:
         """Tell of changes that are committed: here at once, elsewhere through Redis. Never raises."""
@@ -104,3 +122,48 @@ class Registering:
                 await self._publish(msgspec.json.encode(change.notice(tenant_id)).decode())
         except Unavailable as error:
             _log.warning("registry_changes_not_published", count=len(changes), reason=str(error))
+
+
+def egress_policy(settings: Settings) -> EgressPolicy:
+    """Return what URLs of users may reach. Raises ``SettingsError``."""
+    networks, hosts = [], []
+    for word in settings.egress_allow:
+        try:
+            networks.append(ip_network(word))
+        except ValueError:
+            hosts.append(word)
+    try:
+        ports = tuple(_ports(word) for word in settings.egress_ports)
+    except ValueError as error:
+        raise SettingsError(f"HX_EGRESS_PORTS: {error}.") from error
+    try:
+        return EgressPolicy(
+            allow_networks=tuple(networks),
+            allow_hosts=frozenset(hosts),
+            schemes=frozenset(settings.egress_schemes),
+            ports=ports,
+            socket_directories=tuple(map(Path, settings.egress_socket_dirs)),
+            read_seconds=PROBE_SECONDS,
+            total_seconds=PROBE_SECONDS,
+        )
+    except ValueError as error:
+        raise SettingsError(f"HX_EGRESS_ALLOW, _SCHEMES or _SOCKET_DIRS: {error}.") from error
+
+
+def _ports(word: str) -> range:
+    first, _, last = word.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        raise ValueError(f"{word!r} is no port and no range of ports, as 1024-65535")
+    found = range(int(first), int(last or first) + 1)
+    if not found or not 1 <= found[0] <= found[-1] <= 65535:
+        raise ValueError(f"{word!r} is not within 1 to 65535")
+    return found
+
+
+def _prober(settings: Settings, transactions: Transactions, guard: EgressGuard, metrics: Metrics) -> Prober:
+    path = settings.registry_commands_file
+    try:
+        commands = {} if path is None else load_commands(path)
+    except CommandsError as error:
+        raise SettingsError(f"HX_REGISTRY_COMMANDS: {error}") from error
+    return Prober(transactions, guard, metrics=metrics, commands=commands)

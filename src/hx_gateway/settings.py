@@ -290,6 +290,27 @@ class Settings(BaseSettings):
         description="Changes of a service must name the version that they are of (`if-match`).",
     )
 
+    registry_probing: bool = Field(
+        True, alias="HX_REGISTRY_PROBING", description="Registered services are probed, and their health kept."
+    )
+    registry_commands_file: OptionalPath = Field(
+        None, alias="HX_REGISTRY_COMMANDS", description="STDIO servers that may be started to be probed (JSON)."
+    )
+    egress_allow: Words = Field(
+        (),
+        alias="HX_EGRESS_ALLOW",
+        description="Private networks and host names that URLs of users may lead to; none.",
+    )
+    egress_schemes: Words = Field(
+        ("http", "https", "tcp", "ws", "wss"), alias="HX_EGRESS_SCHEMES", description="Schemes of users' URLs."
+    )
+    egress_ports: Words = Field(
+        ("80", "443", "1024-65535"), alias="HX_EGRESS_PORTS", description="Ports of users' URLs."
+    )
+    egress_socket_dirs: Words = Field(
+        (), alias="HX_EGRESS_SOCKET_DIRS", description="Folders of Unix sockets that may be connected to; none."
+    )
+
     # Models
     litellm_base_url: OptionalText = Field(
         None,

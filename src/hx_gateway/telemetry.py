@@ -170,14 +170,6 @@ class Metrics:
             "hx_key_checks", "Keys that were presented, by how they were known.", ("outcome",), registry=self.registry
         )
 
-    def _declare_registry(self) -> None:
-        self.registry_reads = Counter(
-            "hx_registry_reads",
-            "Reads of the registry that may be answered from memory, by where the answer came from.",
-            ("outcome",),
-            registry=self.registry,
-        )
-
     def _declare_journals(self) -> None:
         self.journal_bytes = Gauge(
             "hx_journal_bytes",
@@ -260,6 +252,30 @@ class Metrics:
         )
         self.retired_rows = Counter(
             "hx_retention_removed_rows", "Rows removed by retention.", ("table",), registry=self.registry
+        )
+
+    def _declare_registry(self) -> None:
+        self.registry_reads = Counter(
+            "hx_registry_reads",
+            "Reads of the registry that may be answered from memory, by where the answer came from.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.probe_seconds = Histogram(
+            "hx_registry_probe_seconds",
+            "Time of one probe of a service.",
+            ("protocol", "outcome"),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.probe_failures = Counter(
+            "hx_registry_probe_failures", "Probes that failed, by why.", ("failure_class",), registry=self.registry
+        )
+        self.self_preservation = Gauge(
+            "hx_registry_self_preservation",
+            "1 while failures of services are taken for the gateway's own, 0 while not.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
 
     def render(self) -> bytes:

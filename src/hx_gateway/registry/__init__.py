@@ -11,6 +11,7 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.registry.audit_trail import AuditTrail, Author
 from hx_gateway.registry.bulk import Bulk, BulkOptions, BulkOutcome, Selection
 from hx_gateway.registry.catalog import Catalog, ServicePage
+from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.errors import Deleted, DependencyCycle, HasDependents, VersionConflict
 from hx_gateway.registry.graph import Edge, Node, ServiceGraph
 from hx_gateway.registry.item_graph import Impact, ImpactedService
@@ -32,6 +33,7 @@ __all__ = [
     "BulkResult",
     "Catalog",
     "Deleted",
+    "Dependencies",
     "DependencyCycle",
     "DependencyKind",
     "Edge",

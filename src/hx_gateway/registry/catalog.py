@@ -194,36 +194,6 @@ class Catalog:
         async with self._open(actor, tenant_id) as items:
             return asdict(await items.get_service_statistics())
 
-    # What they depend on
-
-    async def dependencies(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that one depends on, by name."""
-        async with self._open(actor, tenant_id) as items:
-            item = await found(items, ref)
-            return [other.to_dict() for other in await items.get_dependencies(item.id)]
-
-    async def dependents(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that depend on one, by name."""
-        async with self._open(actor, tenant_id) as items:
-            item = await found(items, ref)
-            return [other.to_dict() for other in await items.get_dependents(item.id)]
-
-    async def add_dependency(
-        self, actor: Actor, ref: str, depends_on: str, *, tenant_id: str | None = None
-    ) -> dict[str, Any]:
-        """Let a service depend on another one; return it as it is now."""
-        async with self._open(actor, tenant_id) as items:
-            item, other = await found(items, ref), await found(items, depends_on, param="depends_on")
-            return (await items.add_dependency(item.id, other.id)).to_dict()
-
-    async def remove_dependency(
-        self, actor: Actor, ref: str, depends_on: str, *, tenant_id: str | None = None
-    ) -> dict[str, Any]:
-        """Let a service no longer depend on another one; return it as it is now."""
-        async with self._open(actor, tenant_id) as items:
-            item, other = await found(items, ref), await found(items, depends_on, param="depends_on")
-            return (await items.remove_dependency(item.id, other.id)).to_dict()
-
     # How
 
     @asynccontextmanager

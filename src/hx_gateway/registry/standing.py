@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import ServiceStatus
 from hx_gateway.db.models.validation import identifier
+from hx_gateway.errors import NotImplementedHere
+from hx_gateway.registry.probing import HealthPeriod, HealthState, ProbedItems, Prober, ProbeRepository
 from hx_gateway.registry.references import found
 from hx_gateway.registry.transactions import Transactions
 
@@ -17,8 +19,36 @@ from hx_gateway.registry.transactions import Transactions
 class Standing:
     """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, prober: Prober | None = None) -> None:
         self._transactions = transactions
+        self._prober = prober
+        self._probes = ProbeRepository(transactions)
+
+    @property
+    def self_preservation(self) -> bool:
+        """Whether this process takes the failures it sees for its own."""
+        return self._prober is not None and self._prober.self_preservation
+
+    async def health(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
+        """Return how a service is, and why."""
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            return HealthState.of(await found(transaction.items, ref))
+
+    async def check(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
+        """Probe a service now. Raises ``NotImplementedHere`` in a gateway that does not probe."""
+        if self._prober is None:
+            raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            item = await found(transaction.items, ref)
+        return await self._prober.check_now(transaction.tenant_id, item.id)
+
+    async def health_history(
+        self, actor: Actor, ref: str, *, start: datetime, end: datetime, step: timedelta, tenant_id: str | None = None
+    ) -> list[HealthPeriod]:
+        """Return what probes found from ``start`` to before ``end``, in periods of ``step``."""
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            item = await found(transaction.items, ref)
+        return await self._probes.history(transaction.tenant_id, item.id, start=start, end=end, step=step)
 
     async def note_health(
         self,
@@ -49,13 +79,19 @@ class Standing:
         """Let a service not be used, whatever is found out about it."""
         return await self._decide(actor, ref, tenant_id, ServiceStatus.DISABLED, use=False)
 
-    async def begin_maintenance(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
-        """Say that somebody works on a service: what is found out about it meanwhile does not count."""
-        return await self._decide(actor, ref, tenant_id, ServiceStatus.MAINTENANCE)
+    async def begin_maintenance(
+        self, actor: Actor, ref: str, *, until: datetime | None = None, tenant_id: str | None = None
+    ) -> dict[str, Any]:
+        """Say that somebody works on a service, ``until`` then: what is found out about it meanwhile does not count."""
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            items = ProbedItems(transaction.session, transaction.trail)
+            return (await items.begin_maintenance((await found(items, ref)).id, until)).to_dict()
 
     async def end_maintenance(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
-        """Say that nobody does any more; one that is not in maintenance stays as it is."""
-        return await self._decide(actor, ref, tenant_id, ServiceStatus.UNKNOWN, over=ServiceStatus.MAINTENANCE)
+        """Let count again what is found out; a service that is not in maintenance stays as it is."""
+        async with self._transactions.open(actor, tenant_id) as transaction:
+            items = ProbedItems(transaction.session, transaction.trail)
+            return (await items.end_maintenance((await found(items, ref)).id)).to_dict()
 
     async def heartbeats(self, actor: Actor, refs: Sequence[str], *, tenant_id: str | None = None) -> list[str]:
         """Note that services were seen just now, at most 500; return those of ``refs`` that there are not."""

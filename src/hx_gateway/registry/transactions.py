@@ -69,9 +69,9 @@ class Transactions:
             yield transaction
 
     @asynccontextmanager
-    async def of(self, tenant_id: str, author: Author) -> AsyncIterator[Transaction]:
-        """Open one for a part of the gateway itself, which no right confines."""
-        now = self.clock.now()
+    async def of(self, tenant_id: str, author: Author, *, now: datetime | None = None) -> AsyncIterator[Transaction]:
+        """Open one for a part of the gateway itself, which no right confines; ``now`` is when it happens."""
+        now = now or self.clock.now()
         async with self.database.session(tenant_id) as session:
             trail = AuditTrail(session, self.chain, tenant_id=tenant_id, author=author, now=now)
             items, answers = RegistryItemRepository(session, trail), Repository(session)

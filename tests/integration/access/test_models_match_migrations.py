@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from hx_gateway.db.models import (
     audit,
     budgets,
+    health_history,
     keys,
     registry_index,
     registry_items,
@@ -27,10 +28,22 @@ from hx_gateway.db.models.base import Base
 from hx_gateway.db.schemas import GATEWAY_SCHEMA, REGISTRY_SCHEMA
 from hx_gateway.services.dsn import postgres_dsn
 
-MODULES = (audit, budgets, keys, registry_index, registry_items, registry_versions, teams, tenants, users)
+MODULES = (
+    audit,
+    budgets,
+    health_history,
+    keys,
+    registry_index,
+    registry_items,
+    registry_versions,
+    teams,
+    tenants,
+    users,
+)
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
-SERVICES = {"registry_items", "registry_health", "registry_dependencies", "registry_versions"}
-TABLES = DIRECTORY | SERVICES | {"registry_words", "registry_tags", "registry_counts"}
+SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
+HEALTH = {"registry_health", "registry_health_history"}
+TABLES = DIRECTORY | SERVICES | HEALTH | {"registry_words", "registry_tags", "registry_counts"}
 
 
 async def differences(url: str, metadata: MetaData) -> list[Any]:
@@ -55,7 +68,7 @@ async def differences(url: str, metadata: MetaData) -> list[Any]:
 
 def test_every_table_of_the_directory_and_the_registry_has_a_model() -> None:
     assert {table.name for table in Base.metadata.tables.values()} == TABLES
-    assert len(MODULES) == 8
+    assert len(MODULES) == 10
 
 
 async def test_models_and_migrations_say_the_same(migrated: str) -> None:

@@ -90,6 +90,10 @@ ROWS = {
         "(id, tenant_id, name) VALUES (md5($1)::uuid, $1, 'one'), (md5($1 || ' other')::uuid, $1, 'other')"
     ),
     "registry_health": "(item_id, tenant_id) VALUES (md5($1)::uuid, $1)",
+    "registry_health_history": (
+        "(tenant_id, item_id, bucket, successes, failures, measured, response_ms_sum, response_ms_max, response_times) "
+        "VALUES ($1, md5($1)::uuid, now(), 1, 0, 0, 0, 0, '{}')"
+    ),
     "registry_dependencies": (
         "(item_id, depends_on_id, tenant_id) VALUES (md5($1)::uuid, md5($1 || ' other')::uuid, $1)"
     ),

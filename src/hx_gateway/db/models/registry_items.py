@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Computed,
+    DateTime,
     Float,
     ForeignKeyConstraint,
     Index,
@@ -34,6 +35,7 @@ from sqlalchemy.orm import Mapped, column_property, declared_attr, mapped_column
 
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS, FieldChange, TenantModel
+from hx_gateway.db.models.health_config import health_problems
 from hx_gateway.db.models.tenants import Tenant
 from hx_gateway.db.models.validation import (
     InvalidModel,
@@ -53,6 +55,12 @@ MAX_TAGS = 64
 TAG_CHARS = 100
 MAX_DEPENDENCIES = 200
 MAX_PORT = 65535
+ERROR_CHARS = 512
+CLASS_CHARS = 20
+# Where a service is, how it is probed, and what was decided: when one changes, it is probed anew.
+_PROBED_ANEW = frozenset(
+    {"protocol", "location", "endpoint", "port", "config", "health_check_url", "auto_start", "status"}
+)
 # What is shown to whoever may read the registry, and kept in the audit log.
 _PLACES = ("location", "endpoint", "health_check_url", "registry_url")
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
@@ -137,7 +145,10 @@ def _rank(column: str, kind: type[StrEnum]) -> Mapped[int]:
 class ItemHealth(Base):
     """How an item is: one narrow row beside it, so that a probe rewrites no wide one with its indexes.
 
-    ``response_time_ms`` is of the last check that measured it.
+    ``response_time_ms`` is of the last check that measured it. ``status`` is what counts; ``observed`` is what probes
+    found, which goes on being kept while somebody's decision counts. ``next_check_at`` is ``None`` for what is not
+    probed; ``lease_until`` says who probes now, by a time that nobody else has. ``maintenance_until`` is when
+    ``MAINTENANCE`` ends by itself.
     """
 
     __tablename__ = "registry_health"
@@ -149,6 +160,8 @@ class ItemHealth(Base):
             ondelete="CASCADE",
         ),
         Index("registry_health_by_status", "tenant_id", "status_rank", "item_id"),
+        CheckConstraint("observed IN ('healthy', 'unhealthy', 'unknown')", name="registry_health_observed_check"),
+        Index("registry_health_due", "next_check_at", postgresql_where=text("next_check_at IS NOT NULL")),
         {"schema": REGISTRY_SCHEMA},
     )
 
@@ -161,9 +174,27 @@ class ItemHealth(Base):
     last_health_check: Mapped[datetime | None]
     response_time_ms: Mapped[float | None] = mapped_column(Float(53))
     last_seen: Mapped[datetime | None]
+    next_check_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    observed: Mapped[ServiceStatus] = mapped_column(enum_column(ServiceStatus, "service_status"))
+    consecutive_failures: Mapped[int]
+    consecutive_successes: Mapped[int]
+    flapping: Mapped[bool]
+    transitions: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
+    failure_class: Mapped[str | None] = mapped_column(String(CLASS_CHARS))
+    last_error: Mapped[str | None] = mapped_column(String(ERROR_CHARS))
+    auth_required: Mapped[bool]
+    level: Mapped[str | None] = mapped_column(String(CLASS_CHARS))
+    maintenance_until: Mapped[datetime | None]
 
     def __init__(self, **values: Any) -> None:
-        super().__init__(**{"status": ServiceStatus.UNKNOWN, "success_count": 0, "failure_count": 0, **values})
+        unknown = dict.fromkeys(("status", "observed"), ServiceStatus.UNKNOWN)
+        none = dict.fromkeys(("success_count", "failure_count", "consecutive_failures", "consecutive_successes"), 0)
+        super().__init__(**{**unknown, **none, "flapping": False, "transitions": [], "auth_required": False, **values})
+
+    def check_at(self, when: datetime | None) -> None:
+        """Let it be probed from ``when`` on, never where that is ``None``. What is found by a probe at work is void."""
+        self.next_check_at, self.lease_until = when, None
 
 
 # What an item shows of its row of health.
@@ -323,7 +354,8 @@ class RegistryItem(TenantModel, _Ends):
         of_health = {name: coerced(HEALTH_COLUMNS[name], values.pop(name)) for name in HEALTH_FIELDS if name in values}
         dependencies, dependents = values.pop("dependencies", ()), values.pop("dependents", ())
         super().__init__(**values)
-        self.health = ItemHealth(tenant_id=self.tenant_id, item_id=self.id, **of_health)
+        due = None if self.deleted_at else self.created_at
+        self.health = ItemHealth(tenant_id=self.tenant_id, item_id=self.id, next_check_at=due, **of_health)
         self.dependencies, self.dependents = _as_ids(dependencies), _as_ids(dependents)
 
     @classmethod
@@ -344,7 +376,23 @@ class RegistryItem(TenantModel, _Ends):
             values["status"] = coerced(HEALTH_COLUMNS["status"], values["status"])
         if "dependencies" in values:
             values["dependencies"] = _as_ids(values["dependencies"])
-        return super().update_fields(**values)
+        changed = super().update_fields(**values)
+        if "status" in changed:
+            self.health.maintenance_until = None
+        if changed.keys() & _PROBED_ANEW and not self.is_deleted:
+            self.health.check_at(datetime.now(UTC))
+        return changed
+
+    def soft_delete(self, by: str | None = None, *, now: datetime | None = None) -> None:
+        """Delete it, as every model does; it is not probed any more."""
+        super().soft_delete(by, now=now)
+        self.health.check_at(None)
+
+    def restore(self, by: str | None = None, *, now: datetime | None = None) -> None:
+        """Take its deletion back; it is probed again."""
+        if self.is_deleted:
+            self.health.check_at(now or datetime.now(UTC))
+        super().restore(by, now=now)
 
     def problems(self) -> Iterator[Problem]:
         """Yield the rules that are broken, those for the health and the edges among them."""
@@ -357,6 +405,8 @@ class RegistryItem(TenantModel, _Ends):
             value = getattr(self, field)
             if field not in wrong and value is not None and not holds(value):
                 yield Problem(field, rule)
+        if "config" not in wrong:
+            yield from (Problem("config", rule) for rule in health_problems(self.config))
         if not _are_ids(self.dependencies):
             yield Problem("dependencies", f"must be at most {MAX_DEPENDENCIES} ids of services, each once")
         elif self.id in self.dependencies:
@@ -373,7 +423,7 @@ class RegistryItem(TenantModel, _Ends):
         """Note what was found out about the service, or decided; return whether that changed its status.
 
         ``HEALTHY`` counts as a success and a sight of it, ``UNHEALTHY`` as a failure. Both leave ``MAINTENANCE`` and
-        ``DISABLED`` as they are: who decided that takes it back with ``UNKNOWN``.
+        ``DISABLED`` as they are: who decided that takes it back with ``UNKNOWN``, and it is probed at once.
         """
         status, now = ServiceStatus(status), now or datetime.now(UTC)
         if status is ServiceStatus.HEALTHY:
@@ -387,6 +437,9 @@ class RegistryItem(TenantModel, _Ends):
         if self.status in unchanged_by(status):
             return False
         self.status = status
+        self.health.maintenance_until = None
+        if status is ServiceStatus.UNKNOWN and not self.is_deleted:
+            self.health.check_at(now)
         return True
 
     def add_dependency(self, other: RegistryItem) -> bool:

@@ -15,6 +15,7 @@ from hx_gateway.errors import HXError, InvalidRequest
 from hx_gateway.pipeline.context import Context
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
@@ -35,6 +36,7 @@ class RegistryParts:
     feed: ChangeFeed
     hot: HotReads
     history: History
+    dependencies: Dependencies
     require_if_match: bool = False
 
 

@@ -10,16 +10,18 @@ from fastapi import APIRouter, FastAPI
 from hx_gateway.access.principal import Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
-from hx_gateway.registry.api import dependencies, history, overview, services, standing
+from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, transfer
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
 
 PREFIX = "/api/v1/registry"
 # In this order: the paths of lists come before those of one service.
 ROUTERS: tuple[APIRouter, ...] = (
+    transfer.router,
     services.router,
     standing.router,
     dependencies.router,
+    health.router,
     history.router,
     overview.router,
 )
@@ -31,6 +33,9 @@ _COLLECTION = {"registry_list": ("GET", SERVICES), "registry_create": ("POST", S
 _OTHERS = {
     "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
     "registry_statistics": ("GET", f"{PREFIX}/statistics"),
+    "registry_graph": ("GET", f"{PREFIX}/graph"),
+    "registry_graph_part": ("GET", f"{PREFIX}/graph/{{rest}}"),
+    "registry_health_summary": ("GET", f"{PREFIX}/health/summary"),
     "registry_tags": ("GET", f"{PREFIX}/tags"),
     "registry_audit": ("GET", f"{PREFIX}/audit"),
 }
@@ -49,7 +54,10 @@ def registry_routes(parts: RegistryParts, handler: Handler) -> list[RouteSpec]:
     below = [
         _spec(f"registry_service_{what}", method, f"{SERVICES}/{{rest}}", handler) for method, what in _METHODS.items()
     ]
+    # Nothing is changed by it.
+    validate = _spec("registry_graph_validate", "POST", f"{PREFIX}/graph/validate", handler, policy=READ)
     return [
+        validate,
         *[_spec(name, method, path, handler) for name, (method, path) in {**_COLLECTION, **_OTHERS}.items()],
         *below,
         _spec("registry_events", "GET", f"{PREFIX}/events", changes.events, operation=stream_operation()),
@@ -58,9 +66,15 @@ def registry_routes(parts: RegistryParts, handler: Handler) -> list[RouteSpec]:
 
 
 def _spec(
-    name: str, method: str, path: str, handler: Handler, *, operation: Mapping[str, Any] | None = None
+    name: str,
+    method: str,
+    path: str,
+    handler: Handler,
+    *,
+    policy: Policy | None = None,
+    operation: Mapping[str, Any] | None = None,
 ) -> RouteSpec:
-    policy: Policy = READ if method == "GET" else WRITE
+    policy = policy or (READ if method == "GET" else WRITE)
     has_body = method != "GET"
     return RouteSpec(
         name=name,

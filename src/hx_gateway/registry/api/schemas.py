@@ -180,6 +180,12 @@ class HealthReport(Strict):
     )
 
 
+class Maintenance(Strict):
+    """How long somebody works on a service: until it is ended, unless given."""
+
+    until: AwareDatetime = optional()
+
+
 class Beat(Strict):
     """A sign of life."""
 
@@ -190,12 +196,6 @@ class Heartbeats(Strict):
     """Signs of life of many services."""
 
     items: Annotated[list[Beat], Field(min_length=1, max_length=MAX_BULK)]
-
-
-class DependencyBody(Strict):
-    """What a service is to depend on."""
-
-    depends_on: Ref
 
 
 # What is shown
@@ -260,9 +260,15 @@ class ServiceList(BaseModel):
 
 
 class Related(BaseModel):
-    """Services at the other ends of a service's dependencies."""
+    """Services at the other ends of a service's dependencies.
 
-    items: list[Service]
+    Those next to it whole, with the ``kind`` of dependency; those further on as a graph shows them. As a tree, the
+    service itself, with the others below it in ``services``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    items: list[dict[str, Any]] | None = Field(None, examples=[[SERVICE_EXAMPLE]])
 
 
 class BulkResult(BaseModel):

@@ -301,8 +301,8 @@ async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) 
 async def _ends(
     ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], tenant_id: str | None
 ) -> list[dict[str, Any]]:
-    catalog = ask.registry.catalog
-    at_end = catalog.dependencies if end == "dependencies" else catalog.dependents
+    dependencies = ask.registry.dependencies
+    at_end = dependencies.of if end == "dependencies" else dependencies.dependents_of
     return await at_end(ask.actor, item_id, tenant_id=tenant_id)
 
 

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Response
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Ask, Asks, answer, shown
-from hx_gateway.registry.api.schemas import HealthReport, Heartbeats, HeartbeatsAnswer, Service
+from hx_gateway.registry.api.schemas import HealthReport, Heartbeats, HeartbeatsAnswer, Maintenance, Service
 from hx_gateway.registry.api.services import InTenant
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 Where = Annotated[InTenant, Query()]
+_OPEN_ENDED = Maintenance()
 
 
 @router.put("/services/{ref}/health", response_model=Service)
@@ -44,14 +45,15 @@ async def disable_service(ref: str, ask: Asks, where: Where) -> Response:
 
 
 @router.post("/services/{ref}/maintenance", response_model=Service)
-async def begin_maintenance(ref: str, ask: Asks, where: Where) -> Response:
+async def begin_maintenance(ref: str, ask: Asks, where: Where, body: Maintenance = _OPEN_ENDED) -> Response:
     """Say that somebody works on a service: what is found out meanwhile does not change its status."""
-    return shown(await ask.registry.standing.begin_maintenance(ask.actor, ref, tenant_id=where.tenant_id))
+    until = body.given().get("until")
+    return shown(await ask.registry.standing.begin_maintenance(ask.actor, ref, until=until, tenant_id=where.tenant_id))
 
 
 @router.delete("/services/{ref}/maintenance", response_model=Service)
 async def end_maintenance(ref: str, ask: Asks, where: Where) -> Response:
-    """Say that nobody works on it any more: it is unknown how it is, until it is looked at."""
+    """Say that nobody works on it any more: what was found out meanwhile counts again."""
     return shown(await ask.registry.standing.end_maintenance(ask.actor, ref, tenant_id=where.tenant_id))
 
 

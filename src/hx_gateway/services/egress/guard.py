@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -91,14 +91,16 @@ class EgressGuard:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         want_body: bool = True,
+        enough: Callable[[bytes], bool] | None = None,
     ) -> EgressResponse:
         """Send one request over a connection of its own, and return the answer within the policy's caps.
 
-        Without ``want_body`` the answer ends with its head, and the rest of it is cut off. Raises ``EgressFailed``, and
+        Without ``want_body`` the answer ends with its head, and the rest of it is cut off; so is what comes after
+        ``enough`` is true of the body so far, for answers that are streams without an end. Raises ``EgressFailed``, and
         ``EgressDenied`` for a redirect or a header that is not the caller's to set.
         """
         caps = Caps(self._policy, target.field_name)
-        asked = EgressRequest(method=method, headers=headers or {}, body=body, want_body=want_body)
+        asked = EgressRequest(method=method, headers=headers or {}, body=body, want_body=want_body, enough=enough)
         async with self._session(target) as session:
             return await exchange(session, target, request=asked, caps=caps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -36,12 +36,13 @@ _RESERVED_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgressRequest:
-    """What is sent; without ``want_body`` the answer ends with its head."""
+    """What is sent; without ``want_body`` the answer ends with its head, and else where ``enough`` says so of it."""
 
     method: Method
     headers: Mapping[str, str]
     body: bytes
     want_body: bool
+    enough: Callable[[bytes], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,16 @@ async def exchange(
     )
     # A head in drips ends by the time of the whole: aiohttp counts each drip as a read.
     async with caps.step(), asking as response:
-        pieces = []
+        body = bytearray()
         if request.want_body:
             async for piece in response.content.iter_any():
                 caps.took(piece)
-                pieces.append(piece)
+                body += piece
+                if request.enough is not None and request.enough(bytes(body)):
+                    break
         fields = tuple((name.lower(), value) for name, value in response.headers.items())
         response.close()  # with whatever was not read
-        return EgressResponse(response.status, fields, b"".join(pieces))
+        return EgressResponse(response.status, fields, bytes(body))
 
 
 def checked_headers(headers: Mapping[str, str], field: str) -> dict[str, str]:

@@ -1,0 +1,124 @@
+"""The routes of what probes find: how a service is and was, and probes that somebody asks for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from hx_gateway.access.errors import InvalidField
+from hx_gateway.db.models.registry_items import ServiceStatus
+from hx_gateway.http.bodies import StrictJsonRoute
+from hx_gateway.registry.api import operations
+from hx_gateway.registry.api.asking import Asks, answer
+from hx_gateway.registry.api.durations import Duration
+from hx_gateway.registry.api.services import InTenant
+from hx_gateway.registry.api.standing import Where
+from hx_gateway.registry.probing import AdminState, FailureClass, Level
+
+router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
+MOST_HISTORY = timedelta(days=7)
+DEFAULT_STEP = timedelta(minutes=5)
+MAX_PERIODS = 2100
+
+
+class HistoryOfHealthQuery(InTenant):
+    """From when until when, in periods of which length: the last day in periods of five minutes unless given."""
+
+    since: AwareDatetime | None = Field(None, alias="from")
+    until: AwareDatetime | None = Field(None, alias="to")
+    bucket: Duration = DEFAULT_STEP
+
+
+class ServiceHealth(BaseModel):
+    """How a service is, with all that is known of why. Durations are seconds."""
+
+    service_id: str
+    name: str
+    status: ServiceStatus
+    observed: ServiceStatus
+    admin_state: AdminState
+    maintenance_until: datetime | None
+    flapping: bool
+    consecutive_failures: int
+    consecutive_successes: int
+    failure_class: FailureClass | None
+    last_error: str | None
+    auth_required: bool
+    level: Level | None
+    response_time_ms: float | None
+    last_health_check: datetime | None
+    last_seen: datetime | None
+    next_check_at: datetime | None
+    interval_seconds: float
+    timeout_seconds: float
+    failures_to_unhealthy: int
+    successes_to_healthy: int
+
+
+class Period(BaseModel):
+    """What probes found from ``start`` on. ``uptime`` is successes over probes; times of answers are milliseconds."""
+
+    start: datetime
+    successes: int
+    failures: int
+    uptime: float | None
+    response_ms_mean: float | None
+    response_ms_max: float | None
+    response_ms_p50: float | None
+    response_ms_p95: float | None
+
+
+class Periods(BaseModel):
+    """Periods with probes, the oldest first."""
+
+    items: list[Period]
+
+
+class Summary(BaseModel):
+    """How a tenant's services are together. ``self_preservation`` is this worker's."""
+
+    by_status: dict[str, int]
+    required: int
+    required_not_healthy: int
+    self_preservation: bool
+
+
+@router.get("/services/{ref}/health", response_model=ServiceHealth)
+async def get_health(ref: str, ask: Asks, where: Where) -> Response:
+    """Show how a service is, and why."""
+    return answer((await ask.registry.standing.health(ask.actor, ref, tenant_id=where.tenant_id)).to_dict())
+
+
+@router.post("/services/{ref}/check", response_model=ServiceHealth)
+async def check_service(ref: str, ask: Asks, where: Where) -> Response:
+    """Probe a service now, and show how it is then. It is one finding more: a status changes no sooner."""
+    state = await ask.registry.standing.check(ask.actor, ref, tenant_id=where.tenant_id)
+    ask.noted(where.tenant_id)
+    return answer(state.to_dict())
+
+
+@router.get("/services/{ref}/health/history", response_model=Periods)
+async def list_health(ref: str, parameters: Annotated[HistoryOfHealthQuery, Query()], ask: Asks) -> Response:
+    """Show what probes found in the last days: seven at most."""
+    end = parameters.until or datetime.now(UTC)
+    start = parameters.since or end - timedelta(days=1)
+    step = max(parameters.bucket, DEFAULT_STEP)
+    if not start < end:
+        raise InvalidField("from: must be before to.", param="from")
+    if (end - start) / step > MAX_PERIODS:
+        raise InvalidField(f"bucket: makes more than {MAX_PERIODS:,} periods of that time.", param="bucket")
+    periods = await ask.registry.standing.health_history(
+        ask.actor, ref, start=start, end=end, step=step, tenant_id=parameters.tenant_id
+    )
+    return answer({"items": [period.to_dict() for period in periods]})
+
+
+@router.get("/health/summary", response_model=Summary)
+async def summarise(ask: Asks, where: Where) -> Response:
+    """Show how many services there are of each status."""
+    numbers = await ask.registry.catalog.statistics(ask.actor, tenant_id=where.tenant_id)
+    shown: dict[str, Any] = {name: numbers[name] for name in ("by_status", "required", "required_not_healthy")}
+    return answer({**shown, "self_preservation": ask.registry.standing.self_preservation})

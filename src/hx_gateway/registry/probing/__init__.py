@@ -1,0 +1,22 @@
+"""How the registry finds out how its services are: probes, what follows from them, and who takes turns at it."""
+
+from hx_gateway.registry.probing.judgement import AdminState
+from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, Verdict
+from hx_gateway.registry.probing.prober import Prober
+from hx_gateway.registry.probing.repository import ProbedItems, ProbeRepository
+from hx_gateway.registry.probing.state import HealthPeriod, HealthState
+from hx_gateway.registry.probing.stdio_probe import StdioCommand
+
+__all__ = [
+    "AdminState",
+    "FailureClass",
+    "HealthPeriod",
+    "HealthState",
+    "Level",
+    "ProbeOutcome",
+    "ProbeRepository",
+    "ProbedItems",
+    "Prober",
+    "StdioCommand",
+    "Verdict",
+]

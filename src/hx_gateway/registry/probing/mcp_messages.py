@@ -1,0 +1,95 @@
+"""The few messages of MCP that a probe sends, and how it reads what comes back.
+
+``server/discover`` of the revision 2026-07-28, which is stateless, and ``initialize`` of 2025-11-25 for servers from
+before it. JSON-RPC 2.0 (https://modelcontextprotocol.io/specification).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hx_gateway.kit.sse import event_data, event_ends
+
+MODERN = "2026-07-28"
+LEGACY = "2025-11-25"
+DISCOVER = "server/discover"
+DISCOVER_ID = 1
+INITIALIZE_ID = 2
+# A modern server that speaks other revisions than the one asked for.
+UNSUPPORTED_VERSION = -32022
+_CLIENT = {"name": "hx-gateway", "version": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A JSON-RPC answer: the result, or the code of the error."""
+
+    result: Mapping[str, Any] | None
+    error_code: int | None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it says that a server of MCP is there and ready."""
+        if self.error_code == UNSUPPORTED_VERSION:
+            return True
+        result = self.result
+        return result is not None and ("supportedVersions" in result or "protocolVersion" in result)
+
+
+def discover() -> bytes:
+    """Return the request that a modern server answers with what it can do."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": _CLIENT,
+    }
+    return _request(DISCOVER_ID, DISCOVER, {"_meta": meta})
+
+
+def initialize() -> bytes:
+    """Return the request that opens a session with a server from before."""
+    return _request(INITIALIZE_ID, "initialize", {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT})
+
+
+def answer_in(text: bytes | str) -> Answer | None:
+    """Return the answer that one JSON text is, ``None`` where it is none: a notification, a log line, a web page."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        return None
+    result, error = message.get("result"), message.get("error")
+    if isinstance(result, dict):
+        return Answer(result, None)
+    code = error.get("code") if isinstance(error, dict) else None
+    return Answer(None, code) if isinstance(code, int) else None
+
+
+def answer_in_body(body: bytes) -> Answer | None:
+    """Return the first answer in a body that is JSON, or a stream of events."""
+    whole = answer_in(body) if body.lstrip()[:1] == b"{" else None
+    return whole or _answer_in_events(body)
+
+
+def has_answer(body: bytes) -> bool:
+    """Tell whether a stream of events has brought the answer already: it need not end for that."""
+    return body.lstrip()[:1] != b"{" and _answer_in_events(body) is not None
+
+
+def _answer_in_events(body: bytes) -> Answer | None:
+    start = 0
+    for end in event_ends(body):
+        data = event_data(body[start:end])
+        answer = answer_in(data) if data is not None else None
+        if answer is not None:
+            return answer
+        start = end
+    return None
+
+
+def _request(number: int, method: str, params: Mapping[str, Any]) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode()
