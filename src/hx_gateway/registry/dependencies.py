@@ -82,7 +82,7 @@ class Dependencies:
     async def cycle_with(
         self, actor: Actor, edges: Sequence[tuple[str, str]], *, tenant_id: str | None = None
     ) -> list[str] | None:
-        """Return the names along a cycle that there would be with more dependencies, ``None`` where there would be none.
+        """Return the names along a cycle that more dependencies would close, ``None`` where they would close none.
 
         ``edges`` are pairs of services, the first of which would depend on the second. Nothing is changed.
         """

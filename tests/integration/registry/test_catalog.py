@@ -17,6 +17,7 @@ from hx_gateway.registry import (
     Bulk,
     BulkOptions,
     Deleted,
+    Dependencies,
     DependencyCycle,
     HasDependents,
     ServiceStatus,
@@ -56,6 +57,7 @@ class Desk:
         transactions = Transactions(registry.database, audit_key=AUDIT_KEY, clock=self.clock)
         self.catalog = Catalog(transactions)
         self.bulk = Bulk(transactions)
+        self.dependencies = Dependencies(transactions)
         self.standing = Standing(transactions)
         self.member = self.actor(Role.MEMBER)
 
@@ -179,15 +181,15 @@ async def test_who_changes_something_may_say_which_version_it_has_read(desk: Des
 async def test_what_others_need_is_not_deleted_by_accident(desk: Desk) -> None:
     for name in ("database", "api", "web"):
         await desk.create(name)
-    await desk.catalog.add_dependency(desk.member, "api", "database")
-    await desk.catalog.add_dependency(desk.member, "web", "api")
+    await desk.dependencies.add(desk.member, "api", "database")
+    await desk.dependencies.add(desk.member, "web", "api")
     with pytest.raises(HasDependents) as caught:
         await desk.catalog.delete(desk.member, "database")
     assert caught.value.dependents == ("api",)
     left = await desk.catalog.delete(desk.member, "database", dependents="force")
     api = await desk.catalog.get(desk.member, "api")
     assert (left["is_deleted"], api["dependencies"]) == (True, [left["id"]])
-    assert await desk.catalog.dependencies(desk.member, "api") == []
+    assert await desk.dependencies.of(desk.member, "api") == []
     await desk.catalog.restore(desk.member, "database")
     await desk.catalog.delete(desk.member, "api", dependents="detach")
     assert (await desk.catalog.get(desk.member, "web"))["dependencies"] == []
@@ -199,18 +201,18 @@ async def test_what_others_need_is_not_deleted_by_accident(desk: Desk) -> None:
 async def test_dependencies_are_seen_from_both_ends_and_close_no_cycle(desk: Desk) -> None:
     for name in ("database", "api", "web"):
         await desk.create(name)
-    await desk.catalog.add_dependency(desk.member, "web", "api")
-    await desk.catalog.add_dependency(desk.member, "api", "database")
-    assert [item["name"] for item in await desk.catalog.dependents(desk.member, "database")] == ["api"]
-    assert [item["name"] for item in await desk.catalog.dependencies(desk.member, "web")] == ["api"]
+    await desk.dependencies.add(desk.member, "web", "api")
+    await desk.dependencies.add(desk.member, "api", "database")
+    assert [item["name"] for item in await desk.dependencies.dependents_of(desk.member, "database")] == ["api"]
+    assert [item["name"] for item in await desk.dependencies.of(desk.member, "web")] == ["api"]
     with pytest.raises(DependencyCycle) as caught:
-        await desk.catalog.add_dependency(desk.member, "database", "web")
+        await desk.dependencies.add(desk.member, "database", "web")
     assert caught.value.path == ("database", "web", "api", "database")
     with pytest.raises(NotFound) as unknown:
-        await desk.catalog.add_dependency(desk.member, "web", "nothing")
+        await desk.dependencies.add(desk.member, "web", "nothing")
     assert unknown.value.param == "depends_on"
-    await desk.catalog.remove_dependency(desk.member, "api", "database")
-    assert await desk.catalog.dependents(desk.member, "database") == []
+    await desk.dependencies.remove(desk.member, "api", "database")
+    assert await desk.dependencies.dependents_of(desk.member, "database") == []
 
 
 async def test_of_the_deleted_the_last_one_of_a_name_comes_back(desk: Desk) -> None:

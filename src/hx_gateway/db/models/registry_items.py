@@ -55,6 +55,8 @@ MAX_TAGS = 64
 TAG_CHARS = 100
 MAX_DEPENDENCIES = 200
 MAX_PORT = 65535
+# They stand where a service is named in the path of a request.
+RESERVED_NAMES = frozenset({"bulk", "by-tag", "export", "healthy", "import", "required", "stale", "unhealthy"})
 ERROR_CHARS = 512
 CLASS_CHARS = 20
 # Where a service is, how it is probed, and what was decided: when one changes, it is probed anew.
@@ -511,6 +513,7 @@ def _is_without_credentials(place: str) -> bool:
 
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("name", "must not be empty, nor begin or end with a space", lambda name: name.strip() == name != ""),
+    ("name", "is a word of the API: choose another", lambda name: name.lower() not in RESERVED_NAMES),
     ("description", f"must have at most {TEXT_CHARS} characters", lambda text: len(text) <= TEXT_CHARS),
     ("port", f"must be between 1 and {MAX_PORT}", lambda port: 1 <= port <= MAX_PORT),
     ("tags", f"must be at most {MAX_TAGS} texts of 1 to {TAG_CHARS} characters, each once", _are_tags),
