@@ -185,11 +185,19 @@ async def _settle(
         return
     fate: Fate = "restored" if item.is_deleted else "updated"
     try:
-        changed = await (items.restore(item.id, **values) if item.is_deleted else items.update(item.id, values))
+        changed = await _set(items, item, await with_ids(items, values))
     except HXError as error:
         outcome.add(index, "failed", _told(error))
     else:
         outcome.add(index, fate, {"item": changed.to_dict()})
+
+
+async def _set(items: RegistryItemRepository, item: RegistryItem, values: Values) -> RegistryItem:
+    if not item.is_deleted:
+        return await items.update(item.id, values)
+    # Before they become arguments: a field that there is not might have the name of one.
+    item.check_names(values)
+    return await items.restore(item.id, **values)
 
 
 async def _make(

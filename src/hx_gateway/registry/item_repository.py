@@ -326,7 +326,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     def _matches(self, text: str) -> ColumnElement[bool]:
         """Match services that have, for each word of ``text``, one that begins with it, in whatever case."""
-        words = _WORD.findall(text)
+        words = words_of(text)
         if not 0 < len(words) <= MAX_WORDS:
             raise InvalidField(f"text: must have 1 to {MAX_WORDS} words.", param="text")
         query = " & ".join(f"'{word}':*" for word in words)
@@ -422,6 +422,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         rows = await self._session.execute(query.where(RegistryItem.id.in_(item_ids)))
         names = {row.id: row.name for row in rows}
         return [names[item_id] for item_id in item_ids]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that a service is searched by: from 1 to :data:`MAX_WORDS` there may be."""
+    return _WORD.findall(text)
 
 
 def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> ColumnElement[bool]:

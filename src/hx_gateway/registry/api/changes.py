@@ -67,6 +67,8 @@ class ChangeRoutes:
         asked = _asked(ctx, ("since",))
         last = ctx.header(b"last-event-id")
         since = _number(last.decode("latin-1"), "last-event-id") if last else asked.since
+        if ctx.method == "HEAD":
+            return Reply(200, list(_STREAM_HEADERS))
         follower = await self._feed.follow(asked.tenant_id, since)
         return Reply(200, list(_STREAM_HEADERS), StreamedBody(self._stream(follower, asked.wanted), follower.close))
 
