@@ -211,9 +211,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         if len(item_ids) > MAX_BULK:
             raise InvalidField(f"At most {MAX_BULK} at once, not {len(item_ids)}.", param="items")
         seen = at or self._trail.now
-        # In one order: two of these at once would wait for each other otherwise.
-        living = self._rows(ItemHealth.item_id).where(RegistryItem.id.in_(item_ids))
-        found = (await self._session.scalars(living.order_by(ItemHealth.item_id).with_for_update(of=ItemHealth))).all()
+        found = await self._lock_sights(item_ids)
         changed = update(ItemHealth).where(ItemHealth.tenant_id == self._trail.tenant_id, ItemHealth.item_id.in_(found))
         await self._session.execute(
             changed.values(last_seen=func.greatest(ItemHealth.last_seen, seen)).execution_options(
@@ -359,6 +357,23 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _note(self, item: RegistryItem, status: ServiceStatus, response_time_ms: float | None) -> None:
         item.update_health_status(status, response_time_ms=response_time_ms, now=self._trail.now)
         item.validate_model()
+
+    async def _lock_sights(self, item_ids: Collection[UUID]) -> Sequence[UUID]:
+        """Lock the counters of living services, in one order.
+
+        Whoever holds the tenant's lock takes such rows one after the other in whichever order, and would wait for one
+        of these while these wait for one of its own. So none of several is waited for without that lock.
+        """
+        living = self._rows(ItemHealth.item_id).where(RegistryItem.id.in_(item_ids)).order_by(ItemHealth.item_id)
+        if len(item_ids) > 1:
+            async with self._session.begin_nested() as savepoint:
+                free = living.with_for_update(of=ItemHealth, skip_locked=True)
+                found = (await self._session.scalars(free)).all()
+                if len(found) == len(item_ids) or found == (await self._session.scalars(living)).all():
+                    return found
+                await savepoint.rollback()
+            await self._trail.lock()
+        return (await self._session.scalars(living.with_for_update(of=ItemHealth))).all()
 
     async def _at_the_other_end(self, item_id: UUID, near: Any, far: Any) -> list[RegistryItem]:
         if await self.get(item_id) is None:
