@@ -187,6 +187,13 @@ def test_a_strong_etag_is_known_as_a_weak_one_is(desk: Desk) -> None:
     assert desk.ask("GET", "/services/weather", headers={"if-none-match": '"2"'}).status == 200
 
 
+def test_a_body_that_is_not_said_to_be_json_is_refused_as_the_document_says(desk: Desk) -> None:
+    document = desk.people.gateway.get("/openapi.json").json()["paths"][f"{PREFIX}/services"]["post"]
+    status, code, _ = desk.refused("POST", "/services", {"name": "x"}, headers={"content-type": "text/plain"})
+    said = document["responses"][str(status)]["content"]["application/problem+json"]["example"]
+    assert (status, code) == (415, said["code"])
+
+
 def test_a_head_request_does_not_follow_changes(desk: Desk) -> None:
     answer = desk.ask("HEAD", "/events")
     assert (answer.status, answer.body) == (200, b"")
