@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -131,6 +132,13 @@ def test_services_that_there_are_may_get_dependencies_by_name_in_bulk(desk: Desk
     body = {"on_conflict": on_conflict, "items": [{"name": "weather", "dependencies": ["Maps"]}]}
     (result,) = desk.done("POST", "/services/bulk", body)["results"]
     assert (result["status"], result["item"]["dependencies"]) == (f"{on_conflict}d", [maps["id"]])
+
+
+def test_a_long_line_of_services_that_depend_on_the_next_is_made_at_once(desk: Desk) -> None:
+    names = [f"service {number}" for number in range(500)]
+    items = [{"name": name, "dependencies": [after]} for name, after in pairwise(names)]
+    answer = desk.done("POST", "/services/bulk", {"items": [*items, {"name": names[-1]}]})
+    assert (answer["created"], answer["failed"]) == (500, 0)
 
 
 @pytest.mark.parametrize("character", ["😀", "\x01", '"'])

@@ -420,6 +420,14 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     async def _check_cycles(self, added: Sequence[tuple[UUID, UUID]]) -> None:
         """Raise :class:`DependencyCycle` if a path leads back from one of the new edges, which are written already."""
         tenant_id = self._trail.tenant_id
+        # A cycle comes back to where the edge begins: to a service that others depend on, which a new one is not.
+        needed = select(DependencyEdge.depends_on_id).where(
+            DependencyEdge.tenant_id == tenant_id, DependencyEdge.depends_on_id.in_({item_id for item_id, _ in added})
+        )
+        depended_on = set((await self._session.scalars(needed.distinct())).all())
+        added = [edge for edge in added if edge[0] in depended_on]
+        if not added:
+            return
         starts = {end for _, end in added}
         reached = _edges().where(DependencyEdge.tenant_id == tenant_id, DependencyEdge.item_id.in_(starts))
         line = reached.cte("line", recursive=True)
