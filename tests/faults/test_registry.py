@@ -83,6 +83,8 @@ def test_who_follows_stays_and_misses_nothing_while_postgres_is_away_and_back(de
         desk.people.gateway.wait_until(lambda version=str(number): changed(desk, version), HEALED_SECONDS)  # type: ignore[misc]
     for thread in following:
         thread.join(HEALED_SECONDS)
+    for stream in streams:
+        stream.cut()
     # A change whose answer was lost is asked for again, and is none then.
     assert seen == [[str(number) for number in range(CHANGES)]] * len(streams)
 
