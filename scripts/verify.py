@@ -34,6 +34,8 @@ OUTAGE_RATE = 2000
 SIMULATION_SEEDS = 100_000
 RACES = 100
 MACHINE_EXAMPLES = 200
+OPENAPI_EXAMPLES = 100
+REGISTRY_RACES = 200
 BANK_SECONDS = 600
 OLDER_BANK_SECONDS = 60
 KNOWN_KEY_REQUESTS = 20_000
@@ -56,6 +58,8 @@ def main() -> None:
         f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
+        f"registry: its document, {OPENAPI_EXAMPLES} examples an operation and caller": registry_document,
+        f"registry: {REGISTRY_RACES} races of each kind": registry_races,
         "budgets: what accounting costs": bench_accounting,
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: bank test with older stores, {OLDER_BANK_SECONDS} s": older_bank,
@@ -148,6 +152,22 @@ def older_bank() -> str:
 def races() -> str:
     """Let three processes race for the last call of a budget, again and again."""
     return _pytest("tests/integration/limits/test_races.py", environ={"HX_TEST_RACES": str(RACES)}, limit=7200)
+
+
+def registry_document() -> str:
+    """Ask every operation of the registry what its document allows and what it does not, as everybody who may come."""
+    return _pytest(
+        "tests/acceptance/test_registry_openapi.py",
+        environ={"HX_TEST_OPENAPI_EXAMPLES": str(OPENAPI_EXAMPLES)},
+        limit=1800,
+    )
+
+
+def registry_races() -> str:
+    """Let several change the same services at once, again and again."""
+    return _pytest(
+        "tests/acceptance/test_registry_races.py", environ={"HX_TEST_REGISTRY_RACES": str(REGISTRY_RACES)}, limit=3600
+    )
 
 
 def known_keys() -> str:

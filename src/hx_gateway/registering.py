@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
@@ -45,6 +46,8 @@ from hx_gateway.telemetry import Metrics
 REDIS_CHANNEL = "hx:registry"
 # The longest a service may be asked for, by its own settings.
 PROBE_SECONDS = 30.0
+# What telling Redis may add to a change that is committed already, however many services it was about.
+ANNOUNCE_SECONDS = 0.5
 _log = structlog.get_logger()
 
 
@@ -118,10 +121,11 @@ class Registering:
         if self._publish is None or self._redis is None or not self._redis.sample.healthy:
             return
         try:
-            for change in changes:
-                await self._publish(msgspec.json.encode(change.notice(tenant_id)).decode())
-        except Unavailable as error:
-            _log.warning("registry_changes_not_published", count=len(changes), reason=str(error))
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                for change in changes:
+                    await self._publish(msgspec.json.encode(change.notice(tenant_id)).decode())
+        except (Unavailable, TimeoutError) as error:
+            _log.warning("registry_changes_not_published", count=len(changes), reason=str(error) or "too slow")
 
 
 def egress_policy(settings: Settings) -> EgressPolicy:

@@ -267,7 +267,7 @@ def test_lists_are_filtered_by_everything_that_a_service_has(desk: Desk) -> None
         ("colour=red", "colour"),
         ("has_dependency=nothing", "has_dependency"),
         ("tags=", "tags"),
-        ("q=%00", "text"),
+        ("q=%00", "q"),
     ],
 )
 def test_a_parameter_that_is_not_understood_is_named(desk: Desk, query: str, param: str) -> None:

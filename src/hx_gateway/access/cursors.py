@@ -11,8 +11,8 @@ import msgspec
 
 from hx_gateway.access.errors import InvalidField
 
-# As much as the longest name takes.
-MAX_CURSOR_CHARS = 1024
+# As much as the longest name takes, each of its characters escaped.
+MAX_CURSOR_CHARS = 2560
 _MARK_BYTES = 6
 # Microseconds since 1970, of any year with four digits.
 _MAX_COUNT = 253_402_300_800_000_000

@@ -20,11 +20,15 @@ CREATED = 201
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A request that may come again: whose it is, the key that its client gave it, and what it asked for."""
+    """A request that may come again: whose it is, the key that its client gave it, and what it asked for.
+
+    ``tenant_id`` is the tenant that it is about, the actor's own unless given: the answer is one of its rows.
+    """
 
     actor: Actor
     key: str
     fingerprint: bytes
+    tenant_id: str | None = None
 
     async def first_answer(self, repository: Repository, now: datetime) -> dict[str, Any] | None:
         """Return what was answered the first time, marked; ``None``: this is the first time.
@@ -56,7 +60,7 @@ class Repetition:
 
     @property
     def _owner(self) -> tuple[str, str]:
-        return str(self.actor.principal.tenant_id), str(self.actor.principal.key_id)
+        return self.tenant_id or str(self.actor.principal.tenant_id), str(self.actor.principal.key_id)
 
 
 def fingerprint(kind: str, fields: Mapping[str, Any]) -> bytes:

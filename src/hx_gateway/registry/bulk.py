@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from uuid import UUID
 
-from hx_gateway.access.errors import InvalidField
+from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.access.resources import MAX_PAGE, Actor
 from hx_gateway.db.models.registry_items import RegistryItem
 from hx_gateway.errors import HXError
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
-from hx_gateway.registry.references import found, last_deleted, with_ids
+from hx_gateway.registry.references import SERVICE, found, last_deleted, named, resolved, with_ids
 from hx_gateway.registry.repository import MAX_BULK, BulkRefused, BulkResult
 from hx_gateway.registry.transactions import Transactions
 
@@ -185,25 +186,31 @@ async def _settle(
         return
     fate: Fate = "restored" if item.is_deleted else "updated"
     try:
-        changed = await (items.restore(item.id, **values) if item.is_deleted else items.update(item.id, values))
+        changed = await _set(items, item, await with_ids(items, values))
     except HXError as error:
         outcome.add(index, "failed", _told(error))
     else:
         outcome.add(index, fate, {"item": changed.to_dict()})
 
 
+async def _set(items: RegistryItemRepository, item: RegistryItem, values: Values) -> RegistryItem:
+    if not item.is_deleted:
+        return await items.update(item.id, values)
+    # Before they become arguments: a field that there is not might have the name of one.
+    item.check_names(values)
+    return await items.restore(item.id, **values)
+
+
 async def _make(
     outcome: BulkOutcome, items: RegistryItemRepository, new: Mapping[int, Values], *, atomic: bool
 ) -> None:
     """Make services, those first that others among them depend on by name."""
-    waiting, refused = dict(new), dict[int, HXError]()
+    waiting, names = dict(new), {index: frozenset(named(values)) for index, values in new.items()}
+    unknown, ids = frozenset().union(*names.values()), dict[str, UUID]()
     while waiting:
-        ready = dict[int, Values]()
-        for index, values in waiting.items():
-            try:
-                ready[index] = await with_ids(items, values)
-            except HXError as error:
-                refused[index] = error
+        # Asked once a round for all: each by itself would be a query for each that waits.
+        ids |= await items.ids_of(unknown - ids.keys())
+        ready = {index: resolved(values, ids) for index, values in waiting.items() if names[index] <= ids.keys()}
         if not ready:
             break
         waiting = {index: values for index, values in waiting.items() if index not in ready}
@@ -213,7 +220,8 @@ async def _make(
             made = BulkResult([], list(all_refused.failures))
         _tell_made(outcome, list(ready), made)
     for index in waiting:
-        outcome.add(index, "failed", _told(refused[index]))
+        missing = next(name for name in named(waiting[index]) if name not in ids)
+        outcome.add(index, "failed", _told(no_such(SERVICE, missing, param="dependencies")))
 
 
 def _tell_made(outcome: BulkOutcome, indexes: Sequence[int], result: BulkResult[RegistryItem]) -> None:

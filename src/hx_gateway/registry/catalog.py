@@ -60,8 +60,10 @@ class Catalog:
         actor gave in the last 24 hours for the same, the first answer comes again, marked (``REPLAYED``).
         """
         asked = {"fields": fields, "tenant_id": tenant_id, "on_conflict": on_conflict}
-        again = None if idempotency_key is None else Repetition(actor, idempotency_key, fingerprint(SERVICE, asked))
         async with self.transactions.open(actor, tenant_id) as transaction:
+            again = None
+            if idempotency_key is not None:
+                again = Repetition(actor, idempotency_key, fingerprint(SERVICE, asked), transaction.tenant_id)
             first = None if again is None else await again.first_answer(transaction.answers, transaction.now)
             if first is not None:
                 return first, True

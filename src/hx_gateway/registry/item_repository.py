@@ -229,9 +229,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         if len(item_ids) > MAX_BULK:
             raise InvalidField(f"At most {MAX_BULK} at once, not {len(item_ids)}.", param="items")
         seen = at or self._trail.now
-        # In one order: two of these at once would wait for each other otherwise.
-        living = self._rows(ItemHealth.item_id).where(RegistryItem.id.in_(item_ids))
-        found = (await self._session.scalars(living.order_by(ItemHealth.item_id).with_for_update(of=ItemHealth))).all()
+        found = await self._lock_sights(item_ids)
         changed = update(ItemHealth).where(ItemHealth.tenant_id == self._trail.tenant_id, ItemHealth.item_id.in_(found))
         await self._session.execute(
             changed.values(last_seen=func.greatest(ItemHealth.last_seen, seen)).execution_options(
@@ -374,7 +372,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     def _matches(self, text: str) -> ColumnElement[bool]:
         """Match services that have, for each word of ``text``, one that begins with it, in whatever case."""
-        words = _WORD.findall(text)
+        words = words_of(text)
         if not 0 < len(words) <= MAX_WORDS:
             raise InvalidField(f"text: must have 1 to {MAX_WORDS} words.", param="text")
         query = " & ".join(f"'{word}':*" for word in words)
@@ -407,6 +405,23 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _note(self, item: RegistryItem, status: ServiceStatus, response_time_ms: float | None) -> None:
         item.update_health_status(status, response_time_ms=response_time_ms, now=self._trail.now)
         item.validate_model()
+
+    async def _lock_sights(self, item_ids: Collection[UUID]) -> Sequence[UUID]:
+        """Lock the counters of living services, in one order.
+
+        Whoever holds the tenant's lock takes such rows one after the other in whichever order, and would wait for one
+        of these while these wait for one of its own. So none of several is waited for without that lock.
+        """
+        living = self._rows(ItemHealth.item_id).where(RegistryItem.id.in_(item_ids)).order_by(ItemHealth.item_id)
+        if len(item_ids) > 1:
+            async with self._session.begin_nested() as savepoint:
+                free = living.with_for_update(of=ItemHealth, skip_locked=True)
+                found = (await self._session.scalars(free)).all()
+                if len(found) == len(item_ids) or found == (await self._session.scalars(living)).all():
+                    return found
+                await savepoint.rollback()
+            await self._trail.lock()
+        return (await self._session.scalars(living.with_for_update(of=ItemHealth))).all()
 
     async def _at_the_other_end(self, item_id: UUID, near: Any, far: Any) -> list[RegistryItem]:
         if await self.get(item_id) is None:
@@ -466,6 +481,14 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     async def _check_cycles(self, added: Sequence[tuple[UUID, UUID]]) -> None:
         """Raise :class:`DependencyCycle` if a path leads back from one of the new edges, which are written already."""
         tenant_id = self._trail.tenant_id
+        # A cycle comes back to where the edge begins: to a service that others depend on, which a new one is not.
+        needed = select(DependencyEdge.depends_on_id).where(
+            DependencyEdge.tenant_id == tenant_id, DependencyEdge.depends_on_id.in_({item_id for item_id, _ in added})
+        )
+        depended_on = set((await self._session.scalars(needed.distinct())).all())
+        added = [edge for edge in added if edge[0] in depended_on]
+        if not added:
+            return
         starts = {end for _, end in added}
         reached = _edges().where(DependencyEdge.tenant_id == tenant_id, DependencyEdge.item_id.in_(starts))
         line = reached.cte("line", recursive=True)
@@ -483,6 +506,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         rows = await self._session.execute(query.where(RegistryItem.id.in_(item_ids)))
         names = {row.id: row.name for row in rows}
         return [names[item_id] for item_id in item_ids]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that a service is searched by: from 1 to :data:`MAX_WORDS` there may be."""
+    return _WORD.findall(text)
 
 
 def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> ColumnElement[bool]:

@@ -47,17 +47,27 @@ async def last_deleted(items: RegistryItemRepository, name: str) -> RegistryItem
     return page.items[0] if page.items else None
 
 
-async def with_ids(items: RegistryItemRepository, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return fields of a service with the ids of those that ``dependencies`` names. Raises ``NotFound``."""
+def named(fields: Mapping[str, Any]) -> list[str]:
+    """Return what ``dependencies`` names by their names."""
     ends = fields.get("dependencies")
     if not isinstance(ends, list) or not all(isinstance(end, str) for end in ends):
-        return fields
-    names = [end for end in ends if not isinstance(identifier(end), UUID)]
-    ids = await items.ids_of(names)
+        return []
+    return [end for end in ends if not isinstance(identifier(end), UUID)]
+
+
+def resolved(fields: Mapping[str, Any], ids: Mapping[str, UUID]) -> Mapping[str, Any]:
+    """Return fields of a service with ``ids`` instead of names. Raises ``NotFound`` for one that is not among them."""
+    names = named(fields)
     missing = next((name for name in names if name not in ids), None)
     if missing is not None:
         raise no_such(SERVICE, missing, param="dependencies")
-    return {**fields, "dependencies": [ids.get(end, end) for end in ends]}
+    return {**fields, "dependencies": [ids.get(end, end) for end in fields["dependencies"]]} if names else fields
+
+
+async def with_ids(items: RegistryItemRepository, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields of a service with the ids of those that ``dependencies`` names. Raises ``NotFound``."""
+    names = named(fields)
+    return resolved(fields, await items.ids_of(names)) if names else fields
 
 
 async def _deleted(items: RegistryItemRepository, ref: str) -> RegistryItem | None:

@@ -480,7 +480,7 @@ def in_order(asked: object) -> object:
     """Return what was asked for, so that it reads the same whatever order it was given in."""
     match asked:
         case Mapping():
-            return sorted((name, in_order(value)) for name, value in asked.items())
+            return {name: in_order(asked[name]) for name in sorted(asked)}
         case set() | frozenset():
             return sorted(map(repr, asked))
         case tuple():

@@ -89,7 +89,8 @@ def _by_sqlstate(error: asyncpg.PostgresError) -> Failure:
 def _by_message(error: Exception) -> Failure:
     """Tell a connection that was closed under us from a driver that is used wrongly: the class is the same."""
     text = _text(error)
-    if "clos" in text or "released" in text:
+    if "clos" in text or "released" in text or "cannot switch to state" in text:
+        # The last is what comes of a statement on a connection that was lost in the middle of another message.
         return Failure(FailureKind.LOST)
     return Failure(FailureKind.PROTOCOL, retryable=False)
 

@@ -200,6 +200,23 @@ async def test_sights_at_once_in_any_order_do_not_meet(registry: Registry) -> No
     await asyncio.gather(*(see(ids[:: 1 if number % 2 else -1]) for number in range(10)))
 
 
+async def test_sights_of_several_wait_for_none_while_they_keep_others_from_one(registry: Registry) -> None:
+    ids = sorted([(await registry.create(f"s{number}")).id for number in range(2)])
+    async with registry.open() as items:
+        await items.update(ids[1], {"version": "2"})
+
+        async def see() -> set[UUID]:
+            async with registry.open() as others:
+                return await others.bulk_update_last_seen(ids)
+
+        seeing = asyncio.create_task(see())
+        await asyncio.sleep(0.2)
+        # The other way round: where the sights held this one, both would wait until PostgreSQL ended one of them.
+        await items.update(ids[0], {"version": "2"})
+        assert not seeing.done()
+    assert await seeing == set(ids)
+
+
 async def test_statistics_are_those_of_the_services(registry: Registry) -> None:
     async with registry.open() as items:
         empty = await items.get_service_statistics()

@@ -86,6 +86,7 @@ TABLE: list[tuple[BaseException, FailureKind, bool]] = [
     (asyncpg.InterfaceError("pool is closing"), K.LOST, True),
     (asyncpg.InterfaceError("the server expects 1 argument for this query, 0 were passed"), K.PROTOCOL, False),
     (asyncpg.InterfaceError("cannot perform operation: another operation is in progress"), K.PROTOCOL, False),
+    (asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"), K.LOST, True),
     (asyncpg_base.DataError("invalid input for query argument $1"), K.PROTOCOL, False),
     (ConnectionError("PostgreSQL server at 'h:1' rejected SSL upgrade"), K.TLS, False),
     (redis.exceptions.AuthenticationError("x"), K.AUTH, False),

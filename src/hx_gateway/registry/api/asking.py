@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +24,8 @@ from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
-_TAG = re.compile(r'(?:W/)?"([0-9]{1,9})"')
+_MARK_BYTES = 6
+_TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +114,28 @@ def answer(value: object, *, status: int = 200, headers: Mapping[str, str] | Non
 
 def shown(item: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a service, and its ETag."""
-    return answer(item, status=status, headers={"etag": etag(item["row_version"]), **(headers or {})})
+    return answer(item, status=status, headers={"etag": etag(item), **(headers or {})})
 
 
-def etag(row_version: int) -> str:
-    """Return the ETag of a version. It is weak: counts and sights change without it."""
-    return f'W/"{row_version}"'
+def etag(item: Mapping[str, Any]) -> str:
+    """Return the ETag of a service as it is shown. It is weak: counts and sights change without it.
+
+    It begins with the version, which is what a change is compared with. What is shown of others has versions of its
+    own, and a mark behind that.
+    """
+    expanded = item.get("expanded", {})
+    others = [(end, other["id"], other["row_version"]) for end, several in expanded.items() for other in several]
+    if not item["dependents"] and not expanded:
+        return f'W/"{item["row_version"]}"'
+    mark = blake2b(encoded([item["dependents"], *others]), digest_size=_MARK_BYTES).hexdigest()
+    return f'W/"{item["row_version"]}-{mark}"'
 
 
 def is_known(request: Request, tag: str) -> bool:
-    """Return whether the client has this version already."""
+    """Return whether the client has this version already, by weak comparison (RFC 9110, 8.8.3.2)."""
     known = request.headers.get("if-none-match")
-    return known is not None and (known.strip() == "*" or tag in (part.strip() for part in known.split(",")))
+    if known is None:
+        return False
+    return known.strip() == "*" or tag.removeprefix("W/") in (
+        part.strip().removeprefix("W/") for part in known.split(",")
+    )

@@ -13,6 +13,7 @@ from hx_gateway.access.resources import Actor
 from hx_gateway.errors import InvalidRequest, Unavailable
 from hx_gateway.http.query_parameters import choice_parameter, read_parameters
 from hx_gateway.pipeline.context import Context, Reply, StreamedBody
+from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import encoded
 from hx_gateway.registry.api.durations import duration
 from hx_gateway.registry.feed.changes import SOURCE, SPEC_VERSION, Change, ChangeFilter, ChangeType
@@ -29,6 +30,7 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 500
 MAX_VALUES = 50
 FILTERS = ("types", "names", "tags", "required_only")
+_REFUSALS = (400, 401, 403, 404, 503)
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -67,6 +69,8 @@ class ChangeRoutes:
         asked = _asked(ctx, ("since",))
         last = ctx.header(b"last-event-id")
         since = _number(last.decode("latin-1"), "last-event-id") if last else asked.since
+        if ctx.method == "HEAD":
+            return Reply(200, list(_STREAM_HEADERS))
         follower = await self._feed.follow(asked.tenant_id, since)
         return Reply(200, list(_STREAM_HEADERS), StreamedBody(self._stream(follower, asked.wanted), follower.close))
 
@@ -152,8 +156,6 @@ def poll_operation() -> dict[str, Any]:
 
 
 def _operation(summary: str, parameters: list[dict[str, Any]], content: dict[str, Any]) -> dict[str, Any]:
-    errors = {"400": "A parameter that is not understood", "401": "No key, or none that is valid"}
-    errors |= {"403": "The key has not the right", "404": "No such tenant", "503": "PostgreSQL is away"}
     return {
         "summary": summary,
         "tags": ["registry"],
@@ -168,7 +170,7 @@ def _operation(summary: str, parameters: list[dict[str, Any]], content: dict[str
         ],
         "responses": {
             "200": {"description": "OK", "content": content},
-            **{status: {"description": said} for status, said in errors.items()},
+            **{str(status): operations.RESPONSES[status] for status in _REFUSALS},
         },
     }
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 MAX_DAYS = 3650
+_RULE = "must be a length of time, as 30s, 15m, 2h, 7d or PT15M"
 _SHORT = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ISO = TypeAdapter(timedelta)
@@ -25,14 +26,18 @@ def duration(text: str) -> timedelta:
         else:
             raise ValueError
     except (ValueError, OverflowError, ValidationError):
-        raise ValueError("must be a length of time, as 30s, 15m, 2h, 7d or PT15M") from None
+        raise ValueError(_RULE) from None
     if not timedelta(0) <= length <= timedelta(days=MAX_DAYS):
         raise ValueError(f"must be between 0 and {MAX_DAYS} days")
     return length
 
 
 def _read(value: object) -> object:
-    return duration(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return duration(value)
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError(_RULE)
 
 
 Duration = Annotated[

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from hx_gateway.access.errors import InvalidField
 from hx_gateway.db.models.registry_items import ServiceStatus
@@ -14,6 +14,7 @@ from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Asks, answer
 from hx_gateway.registry.api.durations import Duration
+from hx_gateway.registry.api.parameters import Instant
 from hx_gateway.registry.api.services import InTenant
 from hx_gateway.registry.api.standing import Where
 from hx_gateway.registry.probing import AdminState, FailureClass, Level
@@ -27,8 +28,8 @@ MAX_PERIODS = 2100
 class HistoryOfHealthQuery(InTenant):
     """From when until when, in periods of which length: the last day in periods of five minutes unless given."""
 
-    since: AwareDatetime | None = Field(None, alias="from")
-    until: AwareDatetime | None = Field(None, alias="to")
+    since: Instant | None = Field(None, alias="from")
+    until: Instant | None = Field(None, alias="to")
     bucket: Duration = DEFAULT_STEP
 
 

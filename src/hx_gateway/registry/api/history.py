@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from hx_gateway.access.resources import MAX_PAGE
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Ask, Asks, answer, shown
-from hx_gateway.registry.api.parameters import DEFAULT_PAGE, Cursor, Name
+from hx_gateway.registry.api.parameters import DEFAULT_PAGE, Cursor, Instant, Name
 from hx_gateway.registry.api.schemas import Service
 from hx_gateway.registry.api.services import InTenant
 from hx_gateway.registry.api.standing import Where
@@ -28,8 +28,8 @@ class OneHistoryQuery(InTenant):
     action: Action | None = None
     actor: Name | None = Field(None, description="The id of a key.")
     request_id: Name | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
     cursor: Cursor | None = None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, field_validator
 
 from hx_gateway.access.cursors import MAX_CURSOR_CHARS
 from hx_gateway.access.resources import MAX_PAGE
@@ -17,9 +18,10 @@ from hx_gateway.db.models.registry_items import (
     ServiceProtocol,
     ServiceStatus,
 )
+from hx_gateway.db.models.validation import unstorable
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.registry.api.durations import Duration
-from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
+from hx_gateway.registry.item_repository import MAX_WORDS, RegistryItemRepository, ServiceSearch, words_of
 from hx_gateway.registry.repository import MAX_SEARCH_CHARS
 
 DEFAULT_PAGE = 50
@@ -36,6 +38,14 @@ def _several(value: object) -> object:
     return [part for one in values for part in str(one).split(",") if part]
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be in the years 1 to 9999 of UTC") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Several = Annotated[list[_Item], BeforeValidator(_several), Field(min_length=1, max_length=MAX_VALUES)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
 Cursor = Annotated[str, Field(min_length=1, max_length=MAX_CURSOR_CHARS, pattern=r"^[A-Za-z0-9_=.-]+$")]
@@ -71,9 +81,9 @@ class ServiceFilters(Strict):
     created_by: Name | None = None
     version: Name | None = None
     stale_after: Duration | None = Field(None, description="Not seen for so long, or never.")
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
-    updated_since: AwareDatetime | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+    updated_since: Instant | None = None
     metadata: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="A JSON object that is contained in `service_metadata`.", examples=['{"team": "made up"}']
     )
@@ -83,6 +93,13 @@ class ServiceFilters(Strict):
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value).lower() if isinstance(value, bool) else value
+
+    @field_validator("q")
+    @classmethod
+    def _words(cls, value: str | None) -> str | None:
+        if value is not None and not 0 < len(words_of(value)) <= MAX_WORDS:
+            raise ValueError(f"must have 1 to {MAX_WORDS} words")
+        return _storable(value)
 
     @field_validator("metadata")
     @classmethod
@@ -152,9 +169,20 @@ class ServiceQuery(ServiceFilters, Paging):
 def contained(text: str) -> dict[str, Any]:
     """Return the JSON object that is to be contained. Raises ``ValueError``."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
+    return _storable(value)
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _storable(value: _Item) -> _Item:
+    rule = unstorable(value)
+    if rule is not None:
+        raise ValueError(rule)
     return value

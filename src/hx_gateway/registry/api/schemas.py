@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
 
 from hx_gateway.db.models.base_model import NAME_CHARS
 from hx_gateway.db.models.registry_items import (
@@ -22,7 +22,7 @@ from hx_gateway.db.models.registry_items import (
     ServiceStatus,
 )
 from hx_gateway.http.strict_models import Strict, optional
-from hx_gateway.registry.api.parameters import ServiceFilters
+from hx_gateway.registry.api.parameters import Instant, ServiceFilters
 from hx_gateway.registry.bulk import Selection
 from hx_gateway.registry.repository import MAX_BULK
 
@@ -142,6 +142,15 @@ class Selected(Strict):
     refs: Annotated[list[Ref], Field(min_length=1, max_length=MAX_BULK)] = optional()
     filter: ServiceFilters = optional(description="As the parameters of the list. An empty one passes all.")
 
+    @field_validator("filter")
+    @classmethod
+    def _says_something(cls, value: ServiceFilters) -> ServiceFilters:
+        """Refuse ``null``, which would pass all services where somebody meant to name some."""
+        nothing = sorted(name for name in value.model_fields_set if getattr(value, name) is None)
+        if nothing:
+            raise ValueError(f"{nothing[0]} must not be null: leave it out")
+        return value
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if len({"refs", "filter"} & self.model_fields_set) != 1:
@@ -175,7 +184,7 @@ class HealthReport(Strict):
 
     status: ServiceStatus
     response_time_ms: Milliseconds | None = None
-    checked_at: AwareDatetime | None = Field(
+    checked_at: Instant | None = Field(
         None, description="When. What is older than the last check that is known changes nothing."
     )
 
@@ -183,7 +192,7 @@ class HealthReport(Strict):
 class Maintenance(Strict):
     """How long somebody works on a service: until it is ended, unless given."""
 
-    until: AwareDatetime = optional()
+    until: Instant = optional()
 
 
 class Beat(Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
@@ -190,7 +190,7 @@ async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: 
         )
         for end in parameters.expand or ():
             item.setdefault("expanded", {})[end] = await _ends(ask, item["id"], end, parameters.tenant_id)
-        return etag(item["row_version"]).encode() + b"\n" + encoded(item)
+        return etag(item).encode() + b"\n" + encoded(item)
 
     key = ("service", ref, parameters.include_deleted, parameters.expand)
     tag, _, body = (await ask.kept(parameters.tenant_id, key, load)).partition(b"\n")
@@ -284,7 +284,7 @@ async def _page(ask: Ask, request: Request, search: ServiceSearch, paging: Pagin
 
 def _next(request: Request, cursor: str) -> str:
     others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return f'<{request.scope["path"]}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
+    return f'<{quote(request.scope["path"])}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
 
 
 def _projected(item: Mapping[str, Any], fields: list[str] | None) -> Mapping[str, Any]:
