@@ -358,6 +358,17 @@ def test_many_whose_names_are_taken_do_what_is_said(desk: Desk, on_conflict: str
     assert desk.done("GET", "/services/taken")["version"] == ("2" if on_conflict == "update" else "1")
 
 
+@pytest.mark.parametrize("on_conflict", ["update", "restore"])
+def test_one_whose_name_is_taken_may_depend_by_name_on_one_that_is_made_with_it(desk: Desk, on_conflict: str) -> None:
+    desk.make("web")
+    if on_conflict == "restore":
+        desk.done("DELETE", "/services/web")
+    items = [{"name": "web", "dependencies": ["api"]}, {"name": "api"}]
+    told = desk.done("POST", "/services/bulk", {"on_conflict": on_conflict, "items": items})
+    assert (told["created"], told["updated"] + told["restored"], told["failed"]) == (1, 1, 0)
+    assert [end["name"] for end in desk.done("GET", "/services/web/dependencies")["items"]] == ["api"]
+
+
 # How they stand, and what they depend on
 
 

@@ -185,7 +185,8 @@ async def _settle(
         return
     fate: Fate = "restored" if item.is_deleted else "updated"
     try:
-        changed = await (items.restore(item.id, **values) if item.is_deleted else items.update(item.id, values))
+        fields = await with_ids(items, values)
+        changed = await (items.restore(item.id, **fields) if item.is_deleted else items.update(item.id, fields))
     except HXError as error:
         outcome.add(index, "failed", _told(error))
     else:
