@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -196,25 +197,49 @@ async def _settle(
 async def _make(
     outcome: BulkOutcome, items: RegistryItemRepository, new: Mapping[int, Values], *, atomic: bool
 ) -> None:
-    """Make services, those first that others among them depend on by name."""
-    waiting, refused = dict(new), dict[int, HXError]()
-    while waiting:
+    """Make services, those first that others among them depend on by name; each is tried once."""
+    for indexes in _waves(new):
         ready = dict[int, Values]()
-        for index, values in waiting.items():
+        for index in indexes:
             try:
-                ready[index] = await with_ids(items, values)
+                ready[index] = await with_ids(items, new[index])
             except HXError as error:
-                refused[index] = error
+                outcome.add(index, "failed", _told(error))
         if not ready:
-            break
-        waiting = {index: values for index, values in waiting.items() if index not in ready}
+            continue
         try:
             made = await items.bulk_create(list(ready.values()), atomic=atomic)
         except BulkRefused as all_refused:
             made = BulkResult([], list(all_refused.failures))
         _tell_made(outcome, list(ready), made)
-    for index in waiting:
-        outcome.add(index, "failed", _told(refused[index]))
+
+
+def _waves(new: Mapping[int, Values]) -> Iterator[list[int]]:
+    """Yield the places of services, each behind those among them that it depends on by name; circles come last."""
+    by_name = {name.lower(): index for index, values in new.items() if isinstance(name := values.get("name"), str)}
+    before = {index: {by_name[end] for end in _ends(values) if end in by_name} for index, values in new.items()}
+    behind = defaultdict[int, list[int]](list)
+    for index, ends in before.items():
+        for end in ends:
+            behind[end].append(index)
+    wave = [index for index, ends in before.items() if not ends]
+    while wave:
+        yield wave
+        freed = list[int]()
+        for done in wave:
+            for index in behind[done]:
+                before[index].discard(done)
+                if not before[index]:
+                    freed.append(index)
+        wave = sorted(freed)
+    stuck = [index for index, ends in before.items() if ends]
+    if stuck:
+        yield stuck
+
+
+def _ends(values: Values) -> list[str]:
+    ends = values.get("dependencies")
+    return [end.lower() for end in ends if isinstance(end, str)] if isinstance(ends, list) else []
 
 
 def _tell_made(outcome: BulkOutcome, indexes: Sequence[int], result: BulkResult[RegistryItem]) -> None:

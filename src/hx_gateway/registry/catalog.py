@@ -196,16 +196,20 @@ class Catalog:
 
     # What they depend on
 
-    async def dependencies(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that one depends on, by name."""
+    async def dependencies(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the living services that one, with ``include_deleted`` also one that was deleted, depends on."""
         async with self._open(actor, tenant_id) as items:
-            item = await found(items, ref)
+            item = await found(items, ref, include_deleted=include_deleted)
             return [other.to_dict() for other in await items.get_dependencies(item.id)]
 
-    async def dependents(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that depend on one, by name."""
+    async def dependents(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the living services that depend on one, with ``include_deleted`` also on one that was deleted."""
         async with self._open(actor, tenant_id) as items:
-            item = await found(items, ref)
+            item = await found(items, ref, include_deleted=include_deleted)
             return [other.to_dict() for other in await items.get_dependents(item.id)]
 
     async def add_dependency(

@@ -10,7 +10,7 @@ from hx_gateway.cli.client import Parameters, Refused
 from hx_gateway.cli.registry.requests import PREFIX
 from hx_gateway.cli.server_sent_events import EventReader, EventTooLarge, ServerEvent
 from hx_gateway.kit.backoff import Backoff
-from hx_gateway.services.upstream.base import UpstreamError
+from hx_gateway.services.upstream.base import UpstreamDisconnected, UpstreamError, UpstreamRefused, UpstreamTimeout
 
 EVENTS = f"{PREFIX}/events"
 FIRST_SECONDS = 0.25
@@ -90,8 +90,21 @@ class ChangeFollower:
     def _gone(self, error: Exception) -> float:
         if not self._away:
             self._away = True
-            self._on_away(str(error))
+            self._on_away(_reason(error))
         return self._backoff.next()
+
+
+def _reason(error: Exception) -> str:
+    """Return why the gateway is away, in words for people."""
+    match error:
+        case UpstreamRefused():
+            return "nothing listens there"
+        case UpstreamDisconnected():
+            return "the connection ended"
+        case UpstreamTimeout():
+            return "it does not answer"
+        case _:
+            return str(error)
 
 
 def _passes(error: Exception) -> bool:

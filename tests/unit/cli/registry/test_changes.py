@@ -85,14 +85,14 @@ async def test_it_is_said_once_that_the_gateway_is_away_and_once_that_it_is_back
     starting = Refused("503: starting", 503)
     script = Script([b"id: 3\n\n", CUT], [AWAY], [starting], [AWAY], [b"id: 3\n\n"])
     _, said, waits = await followed(script)
-    assert said == ["cut off", "back"]
+    assert said == ["the connection ended", "back"]
     assert waits == [0.5, 1.0, 2.0, 2.0, RETRY_SECONDS]
 
 
 async def test_waiting_begins_anew_after_the_gateway_was_back() -> None:
     script = Script([b"id: 3\n\n", CUT], [AWAY], [b"id: 3\n\n", CUT], [b"id: 3\n\n"])
     _, said, waits = await followed(script)
-    assert (said, waits[:3]) == (["cut off", "back", "cut off", "back"], [0.5, 1.0, 0.5])
+    assert (said, waits[:3]) == (["the connection ended", "back"] * 2, [0.5, 1.0, 0.5])
 
 
 async def test_a_gateway_that_was_never_there_is_not_waited_for() -> None:

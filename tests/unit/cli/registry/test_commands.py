@@ -104,7 +104,7 @@ def test_every_filter_of_a_list_is_asked_for(gateway: FakeGateway) -> None:
 
 
 def test_a_list_goes_over_as_many_pages_as_it_takes(gateway: FakeGateway) -> None:
-    gateway.pages = 3
+    gateway.pages = 4
     assert "450; there are more" in told("list", "--limit", "450")
     assert [(asked[2]["limit"], asked[2].get("cursor")) for asked in gateway.asked] == [
         (200, None),
