@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.people import People
+from tests.acceptance.test_access_docs import Shell
 from tests.acceptance.test_record_docs import run
 from tests.contract.doc_pages import example, read
 from tests.fixtures.gateway import NO_STORES, Gateway
@@ -45,3 +47,37 @@ def test_the_examples_of_the_how_to_do_what_they_say(gateway: Gateway, tmp_path:
     assert (bulk["created"], bulk["failed"], bulk["results"][2]["param"]) == (2, 1, "port")
     (changes,) = answers("changes")
     assert [item["subject"] for item in changes["items"]] == ["maps", "weather"]
+
+
+def test_the_commands_of_the_how_to_do_what_they_say(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("weather", "maps"):
+        made = gateway.post("/api/v1/registry/services?on_conflict=update", {"name": name}, key=gateway.key)
+        assert made.status in (200, 201)
+    terminal = Shell(People(gateway), tmp_path)
+
+    def typed(name: str) -> list[str]:
+        return list(terminal.type(example(read(PAGE), f"registry {name}")))
+
+    added, dependent, reported, healthy, changed, shown, graph = typed("command")
+    assert "https://books.example.org/mcp" in added
+    assert "books" in dependent.split("dependencies")[1].splitlines()[0]
+    assert "is healthy" in reported
+    assert "search" in healthy
+    assert "books" not in healthy
+    assert '{"team": "reading"}' in changed
+    assert "library, fast" in shown
+    assert "search  healthy  required\n└── books  unknown\n" in graph
+    beaten, stale = typed("heartbeat command")
+    assert beaten == "2 noted\n"
+    assert "books" in stale
+    assert "weather" not in stale
+    _, tried, imported, exported, again = typed("import command")
+    assert "2 created; a dry run: nothing was kept" in tried
+    assert imported == "2 created\n"
+    assert exported.endswith("services in all.json\n")
+    assert "created" not in again
+    assert "failed" not in again

@@ -327,6 +327,14 @@ def test_many_may_depend_on_each_other_whatever_their_order(desk: Desk) -> None:
     assert [end["name"] for end in desk.done("GET", "/services/web/dependencies")["items"]] == ["api", "cache"]
 
 
+def test_many_that_depend_on_each_other_in_a_long_chain_or_a_circle_are_done_with_in_time(desk: Desk) -> None:
+    chain = [{"name": f"s{n}", "dependencies": [f"s{n - 1}"] if n else []} for n in range(299, -1, -1)]
+    circle = [{"name": "a", "dependencies": ["B"]}, {"name": "b", "dependencies": ["a"]}]
+    told = desk.done("POST", "/services/bulk", {"items": [*chain, *circle]})
+    assert (told["created"], told["failed"]) == (300, 2)
+    assert [result["param"] for result in told["results"][300:]] == ["dependencies", "dependencies"]
+
+
 def test_many_are_changed_deleted_and_restored_by_name_or_by_a_filter(desk: Desk) -> None:
     for name in ("a1", "a2", "b1"):
         desk.make(name, tags=[name[0]])
@@ -356,6 +364,17 @@ def test_many_whose_names_are_taken_do_what_is_said(desk: Desk, on_conflict: str
     told = desk.done("POST", "/services/bulk", body)
     assert [result["status"] for result in told["results"]] == ["created", status]
     assert desk.done("GET", "/services/taken")["version"] == ("2" if on_conflict == "update" else "1")
+
+
+@pytest.mark.parametrize("on_conflict", ["update", "restore"])
+def test_one_whose_name_is_taken_may_depend_by_name_on_one_that_is_made_with_it(desk: Desk, on_conflict: str) -> None:
+    desk.make("web")
+    if on_conflict == "restore":
+        desk.done("DELETE", "/services/web")
+    items = [{"name": "web", "dependencies": ["api"]}, {"name": "api"}]
+    told = desk.done("POST", "/services/bulk", {"on_conflict": on_conflict, "items": items})
+    assert (told["created"], told["updated"] + told["restored"], told["failed"]) == (1, 1, 0)
+    assert [end["name"] for end in desk.done("GET", "/services/web/dependencies")["items"]] == ["api"]
 
 
 # How they stand, and what they depend on
@@ -400,6 +419,11 @@ def test_dependencies_go_both_ways_and_never_in_a_circle(desk: Desk) -> None:
     answer = desk.ask("DELETE", "/services/api")
     assert (answer.status, answer.json()["code"]) == (409, "has_dependents")
     assert answer.json()["errors"] == [{"code": "has_dependents", "name": "web"}]
+    desk.done("DELETE", "/services/api?dependents=force")
+    deleted = desk.done("GET", "/services/api?include_deleted=true&expand=dependencies,dependents")
+    assert [end["name"] for end in deleted["expanded"]["dependents"]] == ["web"]
+    assert [end["name"] for end in deleted["expanded"]["dependencies"]] == ["db"]
+    desk.done("POST", "/services/api/restore")
     desk.done("DELETE", "/services/api?dependents=detach")
     assert desk.done("GET", "/services/web")["dependencies"] == []
     desk.done("POST", "/services/api/restore")

@@ -30,7 +30,11 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """An answer that says no; the text is the gateway's own."""
+    """An answer that says no; the text is the gateway's own, and so is ``status``, 0 where it is not known."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class GatewayClient:
@@ -46,23 +50,30 @@ class GatewayClient:
         head, call = await self._call(method, path, parameters, body)
         answer = b"".join([chunk async for chunk in call.chunks()])
         if head.status >= 300:
-            raise Refused(_reason(head.status, answer))
+            raise Refused(_reason(head.status, answer), head.status)
         return json.loads(answer)
 
-    async def stream(self, path: str, parameters: Parameters | None = None) -> AsyncIterator[bytes]:
-        """Yield an answer as it comes."""
-        head, call = await self._call("GET", path, parameters, None)
+    async def stream(
+        self, path: str, parameters: Parameters | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield an answer as it comes; the names of ``headers`` are lower-case."""
+        head, call = await self._call("GET", path, parameters, None, headers)
         if head.status >= 300:
-            raise Refused(_reason(head.status, b"".join([chunk async for chunk in call.chunks()])))
+            raise Refused(_reason(head.status, b"".join([chunk async for chunk in call.chunks()])), head.status)
         async for chunk in call.chunks():
             yield chunk
 
     async def _call(
-        self, method: str, path: str, parameters: Parameters | None, body: object
+        self,
+        method: str,
+        path: str,
+        parameters: Parameters | None,
+        body: object,
+        more_headers: Mapping[str, str] | None = None,
     ) -> tuple[UpstreamHead, HttpCall]:
         chosen = {name: value for name, value in (parameters or {}).items() if value is not None}
         query = f"?{urlencode(chosen)}" if chosen else ""
-        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json", **(more_headers or {})}
         data = b"" if body is None else json.dumps(body).encode()
         request = UpstreamRequest(
             method=method, url=f"{self._url}{path}{query}", headers=headers, body=data, timeouts=TIMEOUTS

@@ -23,20 +23,27 @@ class Dependencies:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def of(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that one depends on, by name, each with the ``kind`` of dependency."""
+    async def of(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the living services that one depends on, by name, each with the ``kind`` of dependency.
+
+        With ``include_deleted`` also those of one that was deleted.
+        """
         async with self._transactions.open(actor, tenant_id) as transaction:
             items = transaction.items
-            item = await found(items, ref)
+            item = await found(items, ref, include_deleted=include_deleted)
             kinds = await items.get_dependency_kinds(item.id)
             return [
                 {**other.to_dict(), "kind": kinds[other.id].value} for other in await items.get_dependencies(item.id)
             ]
 
-    async def dependents_of(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the living services that depend on one, by name."""
+    async def dependents_of(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the living services that depend on one, by name; with ``include_deleted`` also on a deleted one."""
         async with self._transactions.open(actor, tenant_id) as transaction:
-            item = await found(transaction.items, ref)
+            item = await found(transaction.items, ref, include_deleted=include_deleted)
             return [other.to_dict() for other in await transaction.items.get_dependents(item.id)]
 
     async def add(

@@ -150,11 +150,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return self._cut(found, order)
 
     async def get_dependencies(self, item_id: UUID) -> list[RegistryItem]:
-        """Return the living services that one depends on, by name. Raises ``NotFound``."""
+        """Return the living services that one, deleted or not, depends on, by name. Raises ``NotFound``."""
         return await self._at_the_other_end(item_id, DependencyEdge.item_id, DependencyEdge.depends_on_id)
 
     async def get_dependents(self, item_id: UUID) -> list[RegistryItem]:
-        """Return the living services that depend on one, by name. Raises ``NotFound``."""
+        """Return the living services that depend on one, deleted or not, by name. Raises ``NotFound``."""
         return await self._at_the_other_end(item_id, DependencyEdge.depends_on_id, DependencyEdge.item_id)
 
     async def get_impact(
@@ -424,7 +424,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return (await self._session.scalars(living.with_for_update(of=ItemHealth))).all()
 
     async def _at_the_other_end(self, item_id: UUID, near: Any, far: Any) -> list[RegistryItem]:
-        if await self.get(item_id) is None:
+        if await self.get(item_id, include_deleted=True) is None:
             raise no_such(self.kind, str(item_id))
         ends = select(far).where(DependencyEdge.tenant_id == self._trail.tenant_id, near == item_id)
         query = self._query(include_deleted=False).where(RegistryItem.id.in_(ends))

@@ -189,7 +189,7 @@ async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: 
             ask.actor, ref, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted
         )
         for end in parameters.expand or ():
-            item.setdefault("expanded", {})[end] = await _ends(ask, item["id"], end, parameters.tenant_id)
+            item.setdefault("expanded", {})[end] = await _ends(ask, item["id"], end, parameters)
         return etag(item).encode() + b"\n" + encoded(item)
 
     key = ("service", ref, parameters.include_deleted, parameters.expand)
@@ -299,11 +299,11 @@ async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) 
 
 
 async def _ends(
-    ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], tenant_id: str | None
+    ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], parameters: ReadQuery
 ) -> list[dict[str, Any]]:
     dependencies = ask.registry.dependencies
     at_end = dependencies.of if end == "dependencies" else dependencies.dependents_of
-    return await at_end(ask.actor, item_id, tenant_id=tenant_id)
+    return await at_end(ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted)
 
 
 def _options(body: BulkSelection, where: InTenant) -> BulkOptions:
