@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,8 +24,9 @@ import asyncpg
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from sqlalchemy import text
 
-from benchmarks.figures import read_stat, steal_share
+from benchmarks.figures import read_stat, schedstat, steal_share
 from benchmarks.registry_cases import (
     DEEP,
     EDGE_COLUMNS,
@@ -64,10 +67,11 @@ _INDEXED = ("registry_words", "registry_tags", "registry_counts")
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What a case took, in milliseconds."""
+    """What a case took, in milliseconds. ``cpu``: on a CPU, here and in the server's process, in the median."""
 
     name: str
     runs: int
+    cpu: float
     p50: float
     p99: float
     greatest: float
@@ -81,6 +85,7 @@ def main() -> None:
     began = read_stat()
     with server(options, console) as dsn:
         results = asyncio.run(run(dsn, options, console))
+    results["load"] = os.getloadavg()
     results |= {"machine": machine(), "options": vars(options), "steal": steal_share(began, read_stat())}
     OUT.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
@@ -235,7 +240,9 @@ async def measure(
     database: DatabaseManager, chosen: list[Case], options: argparse.Namespace, console: Console
 ) -> list[Timed]:
     """Ask for each case once a round: what the machine does meanwhile it does to all."""
-    took: dict[str, list[float]] = {case.name: [] for case in chosen}
+    took: dict[str, list[tuple[float, float]]] = {case.name: [] for case in chosen}
+    async with database.session(OWN) as session:
+        server_pid = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     random = Random(SEED)
     ends = time.monotonic() + options.seconds
     with Progress(console=console, transient=True) as progress:
@@ -243,22 +250,28 @@ async def measure(
         # The first round reads what was not in memory.
         for number in range(options.rounds + 1):
             for case in chosen:
-                began = time.perf_counter()
+                began, on_cpu = time.perf_counter(), cpu_ns(server_pid)
                 async with repository(database) as items:
                     await case.ask(items, random)
                 if number:
-                    took[case.name].append((time.perf_counter() - began) * 1_000)
+                    spent = (cpu_ns(server_pid) - on_cpu) / 1e6
+                    took[case.name].append(((time.perf_counter() - began) * 1_000, spent))
             progress.update(work, completed=number)
             if number and time.monotonic() > ends:
                 break
     return [timed(name, times) for name, times in took.items()]
 
 
-def timed(name: str, times: list[float]) -> Timed:
+def cpu_ns(server_pid: int) -> int:
+    """Return nanoseconds that this process and the server's have been on a CPU; of a server elsewhere, none."""
+    return time.process_time_ns() + schedstat(Path(f"/proc/{server_pid}/schedstat"))
+
+
+def timed(name: str, took: list[tuple[float, float]]) -> Timed:
     """Return the figures of a case."""
-    times = sorted(times)
+    times, cpu = sorted(time for time, _ in took), sorted(spent for _, spent in took)
     runs = len(times)
-    return Timed(name, runs, times[runs // 2], times[min(runs - 1, int(runs * 0.99))], times[-1])
+    return Timed(name, runs, cpu[runs // 2], times[runs // 2], times[min(runs - 1, int(runs * 0.99))], times[-1])
 
 
 def report(console: Console, results: dict[str, Any], slow: list[Timed]) -> None:
@@ -273,11 +286,13 @@ def report(console: Console, results: dict[str, Any], slow: list[Timed]) -> None
         console.print(f"loaded {sum(TENANTS.values()):,} services in {results['loaded_seconds']:.0f} s, {rate:,.0f}/s")
     megabytes = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in results["bytes"].items())
     console.print(f"{megabytes} MiB, with indexes")
-    table = Table("asked for", "runs", "p50 ms", "p99 ms", "max ms")
+    table = Table("asked for", "runs", "cpu ms", "p50 ms", "p99 ms", "max ms")
     for case in results["cases"]:
-        figures = [f"{value:.2f}" for value in (case.p50, case.p99, case.greatest)]
+        figures = [f"{value:.2f}" for value in (case.cpu, case.p50, case.p99, case.greatest)]
         table.add_row(case.name, str(case.runs), *figures)
     console.print(table)
+    load = ", ".join(f"{value:.1f}" for value in results["load"])
+    console.print(f"load average of the last 1, 5 and 15 minutes: {load}")
     console.print(f"taken by the hypervisor: {results['steal']:.1%}; written to {RESULT}", soft_wrap=True)
     for case in slow:
         console.print(f"over {PROMISE_MS:g} ms: {case.name}: p99 {case.p99:.1f} ms")

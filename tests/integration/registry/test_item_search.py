@@ -274,6 +274,7 @@ async def all_pages(registry: Registry, search: ServiceSearch, sort: str) -> lis
             page: Page[RegistryItem] = await items.find(search, sort=sort, limit=4, cursor=cursor)
             assert len(page.items) == 4 or page.next_cursor is None
             found += names(page.items)
+            assert len(found) == len(set(found))
             cursor = page.next_cursor
             if cursor is None:
                 return found
