@@ -224,7 +224,7 @@ def test_an_odd_last_event_id_is_refused(desk: Desk) -> None:
 
 
 def test_redis_tells_of_changes_too(desk: Desk, servers: Servers) -> None:
-    client = redis.Redis.from_url(servers.redis.url)
+    client: Any = redis.Redis.from_url(servers.redis.url)
     with client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe("hx:registry")
         channel.get_message(timeout=SECONDS)

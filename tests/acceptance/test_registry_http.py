@@ -353,7 +353,8 @@ def test_many_are_changed_deleted_and_restored_by_name_or_by_a_filter(desk: Desk
     only = {"selector": {"filter": {"include_deleted": "only"}}}
     assert desk.done("POST", "/services/bulk/restore", only)["restored"] == 1
     assert desk.names("/services") == ["a1", "a2", "b1"]
-    for selector in ({}, {"refs": ["a1"], "filter": {}}, {"refs": []}):
+    wrong: list[dict[str, Any]] = [{}, {"refs": ["a1"], "filter": {}}, {"refs": []}]
+    for selector in wrong:
         assert desk.refused("DELETE", "/services/bulk", {"selector": selector})[0] == 422
 
 

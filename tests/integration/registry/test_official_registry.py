@@ -12,8 +12,8 @@ import pytest
 from hx_gateway.access.principal import KeyId, Principal, Role, Scope, TenantId
 from hx_gateway.access.resources import Actor
 from hx_gateway.errors import Forbidden, InvalidRequest, NotFound
-from hx_gateway.registry import Deleted, ServiceStatus, Standing, Transactions
-from hx_gateway.registry.catalog import Catalog, HasDependents
+from hx_gateway.registry import Deleted, Dependencies, HasDependents, ServiceStatus, Standing, Transactions
+from hx_gateway.registry.catalog import Catalog
 from hx_gateway.registry.official import publishing
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.registry import OfficialRegistry, ServerPage
@@ -54,6 +54,7 @@ class Desk:
         transactions = Transactions(registry.database, audit_key=AUDIT_KEY, clock=self.clock)
         self.catalog = Catalog(transactions)
         self.standing = Standing(transactions)
+        self.dependencies = Dependencies(transactions)
         self.official = OfficialRegistry(transactions, namespace=NAMESPACE)
         self.ann = self.actor()
         self.reader = Reader(tenant_id=registry.tenant)
@@ -325,7 +326,7 @@ async def test_a_message_may_change_alone(desk: Desk) -> None:
 async def test_a_service_that_others_need_is_not_deleted(desk: Desk) -> None:
     await desk.publish()
     await desk.create("calendar")
-    await desk.catalog.add_dependency(desk.ann, "calendar", MAIL)
+    await desk.dependencies.add(desk.ann, "calendar", MAIL)
     with pytest.raises(HasDependents):
         await desk.official.delete(desk.ann, MAIL, "1.0.0")
     assert await desk.versions() == {"1.0.0": "active*"}
