@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from tests.acceptance.people import People, World, living, populate
+from tests.acceptance.people import UNPROBED, People, World, living, populate
 from tests.fixtures.gateway import Answer
 from tests.fixtures.servers import Servers
 from tests.unit.registry.official.documents import NPM, REMOTE, server
@@ -138,7 +138,7 @@ def path_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def world(servers: Servers) -> Iterator[World]:
-    with living(servers) as people:
+    with living(servers, UNPROBED) as people:
         yield populate(people)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.sse_client import EventStream
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import Servers
@@ -27,7 +27,7 @@ SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def people(servers: Servers) -> Iterator[People]:
-    with living(servers) as found:
+    with living(servers, UNPROBED) as found:
         yield found
 
 

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hx_gateway.cli.registry.app import app
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import Desk
 from tests.fixtures.gateway import Gateway
 from tests.fixtures.servers import Servers
@@ -35,7 +35,7 @@ app()
 
 @pytest.fixture(scope="module")
 def people(servers: Servers) -> Iterator[People]:
-    with living(servers) as found:
+    with living(servers, UNPROBED) as found:
         yield found
 
 

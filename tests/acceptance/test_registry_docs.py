@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.people import People
+from tests.acceptance.people import UNPROBED, People
 from tests.acceptance.test_access_docs import Shell
 from tests.acceptance.test_record_docs import run
 from tests.contract.doc_pages import example, read
@@ -21,7 +21,9 @@ PAGE = "howto/registry.md"
 @pytest.fixture(scope="module")
 def gateway(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Run a gateway that has a database."""
-    running = Gateway({**NO_STORES, "PG_URL": servers.postgres.url}, tmp_path_factory.mktemp("registry")).start()
+    running = Gateway(
+        {**NO_STORES, **UNPROBED, "PG_URL": servers.postgres.url}, tmp_path_factory.mktemp("registry")
+    ).start()
     try:
         running.wait_until(lambda: running.get("/api/v1/registry/tags", key=running.key).status == 200)
         yield running

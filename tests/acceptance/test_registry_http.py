@@ -477,3 +477,84 @@ def test_a_service_goes_back_to_what_it_was(desk: Desk) -> None:
     assert len(back["dependencies"]) == 1
     assert desk.refused("GET", "/services/weather/versions/9") == (404, "not_found", "version")
     assert desk.refused("GET", "/services/weather/versions/0")[0] == 422
+
+
+# The graph
+
+
+def test_the_graph_is_shown_in_every_form(desk: Desk) -> None:
+    for name, ends in (("db", []), ("cache", []), ("api", ["db", "cache"]), ("web", ["api"])):
+        desk.make(name, dependencies=ends, is_required=name == "web")
+    desk.done("PUT", "/services/api/dependencies/cache", {"kind": "optional"})
+    near = desk.done("GET", "/services/api/dependencies")["items"]
+    assert [(end["name"], end["kind"]) for end in near] == [("cache", "optional"), ("db", "runtime")]
+    far = desk.done("GET", "/services/web/dependencies?depth=5")["items"]
+    assert [end["name"] for end in far] == ["api", "cache", "db"]
+    tree = desk.done("GET", "/services/db/dependents?depth=5&format=tree")
+    assert (tree["name"], tree["services"][0]["name"], tree["services"][0]["services"][0]["name"]) == (
+        "db",
+        "api",
+        "web",
+    )
+    graph = desk.done("GET", "/graph")
+    assert ([node["name"] for node in graph["nodes"]], len(graph["edges"])) == (["api", "cache", "db", "web"], 3)
+    assert len(desk.done("GET", "/graph?root=db&direction=dependents&depth=1")["nodes"]) == 2
+    assert desk.ask("GET", "/graph?format=dot").body.startswith(b"digraph")
+    assert b"-->" in desk.ask("GET", "/graph?format=mermaid").body
+    layers = desk.done("GET", "/graph/order")["layers"]
+    assert [[node["name"] for node in layer] for layer in layers] == [["cache", "db"], ["api"], ["web"]]
+    assert desk.done("GET", "/graph/cycles") == {"cycles": []}
+    assert desk.refused("GET", "/graph?root=nothing")[::2] == (404, "root")
+
+
+def test_what_would_close_a_circle_is_told_before(desk: Desk) -> None:
+    for name in ("a", "b", "c"):
+        desk.make(name)
+    desk.done("PUT", "/services/a/dependencies/b")
+    fine = {"edges": [{"service": "b", "depends_on": "c"}]}
+    assert desk.done("POST", "/graph/validate", fine, key=desk.reader) == {"valid": True, "path": None}
+    circle = {"edges": [*fine["edges"], {"service": "c", "depends_on": "a"}]}
+    verdict = desk.done("POST", "/graph/validate", circle)
+    assert (verdict["valid"], sorted(set(verdict["path"]))) == (False, ["a", "b", "c"])
+    itself = {"edges": [{"service": "a", "depends_on": "a"}]}
+    assert desk.done("POST", "/graph/validate", itself) == {"valid": False, "path": ["a", "a"]}
+    assert desk.done("GET", "/services/b/dependencies")["items"] == []
+
+
+def test_an_impact_has_the_required_services_first(desk: Desk) -> None:
+    desk.make("db")
+    desk.make("api", dependencies=["db"])
+    desk.make("web", dependencies=["api"], is_required=True)
+    desk.done("PUT", "/services/db/health", {"status": "unhealthy"})
+    impact = desk.done("GET", "/services/db/impact")
+    assert (impact["total"], impact["required"]) == (2, 1)
+    assert [(one["name"], one["direct"]) for one in impact["services"]] == [("web", False), ("api", True)]
+
+
+# Documents of other programs
+
+
+def test_a_clients_file_is_imported_without_its_secrets_and_written_again(desk: Desk) -> None:
+    document = {
+        "mcpServers": {
+            "files": {"command": "npx", "args": ["-y", "@made-up/files"], "env": {"API_KEY": "sk-made-up-secret"}},
+            "weather": {"url": "https://weather.example.org/mcp"},
+        }
+    }
+    body = {"format": "mcp_servers", "document": document}
+    tried = desk.done("POST", "/services/import", {**body, "dry_run": True})
+    assert (tried["created"], desk.names("/services")) == (2, [])
+    told = desk.done("POST", "/services/import", body)
+    assert (told["created"], told["failed"], len(told["warnings"]) > 0) == (2, 0, True)
+    shown = desk.ask("GET", "/services")
+    assert b"sk-made-up-secret" not in shown.body
+    assert b"sk-made-up-secret" not in desk.ask("GET", "/audit").body
+    assert {item["name"]: item["protocol"] for item in shown.json()["items"]} == {"files": "stdio", "weather": "http"}
+    again = desk.done("POST", "/services/import", {**body, "on_conflict": "skip"})
+    assert (again["created"], again["skipped"]) == (0, 2)
+    written = desk.done("GET", "/services/export?format=mcp_servers")["document"]["mcpServers"]
+    assert written["weather"]["url"] == "https://weather.example.org/mcp"
+    assert written["files"]["command"] == "npx"
+    assert len(desk.done("GET", "/services/export?format=server_json&name=weather")["document"]["servers"]) == 1
+    broken = {"format": "mcp_servers", "document": {"mcpServers": {"files": {"args": "x"}}}}
+    assert desk.refused("POST", "/services/import", broken)[1] == "invalid_document"

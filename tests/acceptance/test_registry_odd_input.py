@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import SERVERS, running_servers
 
@@ -18,7 +18,7 @@ NULL_AND_EMPTY = [{"filter": {"name": None}}, {"filter": {"stale_after": None}}]
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[People]:
-    with running_servers(SERVERS[0]) as servers, living(servers) as found:
+    with running_servers(SERVERS[0]) as servers, living(servers, UNPROBED) as found:
         yield found
 
 

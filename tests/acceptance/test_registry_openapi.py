@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import SERVERS, running_servers
 
@@ -85,7 +85,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    with running_servers(SERVERS[0]) as servers, living(servers) as people:
+    with running_servers(SERVERS[0]) as servers, living(servers, UNPROBED) as people:
         yield Registry(people)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import Desk
 from tests.fixtures.gateway import Answer
 from tests.fixtures.servers import SERVERS, running_servers
@@ -23,7 +23,7 @@ Ask = Callable[[], Answer]
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[People]:
-    with running_servers(SERVERS[0]) as servers, living(servers) as found:
+    with running_servers(SERVERS[0]) as servers, living(servers, UNPROBED) as found:
         yield found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.people import People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.sse_client import EventStream
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import Servers
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def people(servers: Servers) -> Iterator[People]:
-    with living(servers) as found:
+    with living(servers, UNPROBED) as found:
         yield found
 
 

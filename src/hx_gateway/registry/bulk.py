@@ -11,7 +11,8 @@ from uuid import UUID
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.access.resources import MAX_PAGE, Actor
 from hx_gateway.db.models.registry_items import RegistryItem
-from hx_gateway.errors import HXError
+from hx_gateway.db.models.validation import identifier
+from hx_gateway.errors import HXError, NotFound
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
 from hx_gateway.registry.references import SERVICE, found, last_deleted, named, resolved, with_ids
 from hx_gateway.registry.repository import MAX_BULK, BulkRefused, BulkResult
@@ -20,7 +21,7 @@ from hx_gateway.registry.transactions import Transactions
 OnBulkConflict = Literal["error", "skip", "update", "restore"]
 Fate = Literal["created", "updated", "skipped", "deleted", "restored", "failed"]
 Values = Mapping[str, Any]
-Step = Callable[[RegistryItemRepository, RegistryItem], Awaitable[RegistryItem]]
+Change = Callable[[RegistryItemRepository, Sequence[UUID]], Awaitable[BulkResult[RegistryItem]]]
 NOT_KEPT = "not_kept"
 
 
@@ -109,41 +110,43 @@ class Bulk:
     ) -> BulkOutcome:
         """Set the same fields of all."""
 
-        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
-            return await items.update(item.id, await with_ids(items, changes))
+        async def change(items: RegistryItemRepository, ids: Sequence[UUID]) -> BulkResult[RegistryItem]:
+            fields = await with_ids(items, changes)
+            return await items.bulk_update([(item_id, fields) for item_id in ids])
 
-        return await self._each(actor, selection, options, "updated", step)
+        return await self._all(actor, selection, options, "updated", change)
 
     async def delete(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
         """Delete all, so that they may be restored. What others depend on stays their dependency."""
-
-        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
-            return await items.delete(item.id)
-
-        return await self._each(actor, selection, options, "deleted", step)
+        return await self._all(actor, selection, options, "deleted", RegistryItemRepository.bulk_delete)
 
     async def restore(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
         """Take the deletion of all back."""
+        return await self._all(actor, selection, options, "restored", RegistryItemRepository.bulk_restore)
 
-        async def step(items: RegistryItemRepository, item: RegistryItem) -> RegistryItem:
-            return await items.restore(item.id)
-
-        return await self._each(actor, selection, options, "restored", step)
-
-    async def _each(
-        self, actor: Actor, selection: Selection, options: BulkOptions | None, fate: Fate, step: Step
+    async def _all(
+        self, actor: Actor, selection: Selection, options: BulkOptions | None, fate: Fate, change: Change
     ) -> BulkOutcome:
         options = options or BulkOptions()
         outcome = BulkOutcome(dry_run=options.dry_run)
+        deleted = fate == "restored"
         async with self._open(actor, options, outcome) as items:
             refs = await _refs(items, selection, options.max_affected)
+            ids = await _ids(items, refs, deleted=deleted)
+            wanted = list(dict.fromkeys(ids.values()))
+            result = await change(items, wanted)
+            done = {item.id: item for item in result.items}
+            failed = {wanted[failure.index]: failure.error for failure in result.failures}
             for index, ref in enumerate(refs):
-                try:
-                    item = await step(items, await found(items, ref, include_deleted=fate == "restored"))
-                except HXError as error:
-                    outcome.add(index, "failed", {"ref": ref, **_told(error)})
-                else:
+                item = done.get(ids[ref]) if ref in ids else None
+                if item is not None:
                     outcome.add(index, fate, {"ref": ref, "item": item.to_dict()})
+                    continue
+                error = failed.get(ids[ref]) if ref in ids else None
+                if error is None or isinstance(error, NotFound):
+                    error = await _why_not(items, ref, deleted=deleted) or error
+                assert error is not None
+                outcome.add(index, "failed", {"ref": ref, **_told(error)})
         return outcome
 
     @asynccontextmanager
@@ -160,6 +163,28 @@ class Bulk:
         except _Undo:
             if options.atomic and outcome.failed:
                 _undone(outcome)
+
+
+async def _ids(items: RegistryItemRepository, refs: Sequence[str], *, deleted: bool) -> dict[str, UUID]:
+    """Return the ids that are meant, by what names them; what nothing has that name is left out."""
+    ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
+    names = [ref for ref in refs if ref not in ids]
+    ids |= await items.ids_of(names)
+    if deleted:
+        for name in (name for name in names if name not in ids):
+            item = await last_deleted(items, name)
+            if item is not None:
+                ids[name] = item.id
+    return ids
+
+
+async def _why_not(items: RegistryItemRepository, ref: str, *, deleted: bool) -> HXError | None:
+    """Return why no service is found by ``ref``."""
+    try:
+        await found(items, ref, include_deleted=deleted)
+    except HXError as error:
+        return error
+    return None
 
 
 async def _known(

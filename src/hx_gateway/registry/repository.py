@@ -206,12 +206,7 @@ class BaseRepository(Generic[ModelT]):
         """Delete an object so that it may be restored."""
         async with self._write():
             await self._trail.lock()
-            (item,) = await self._locked([item_id])
-            _check_version(item, expected_version)
-            before = self._recorded(item)
-            item.soft_delete(self._trail.author.name, now=self._trail.now)
-            await self._finish("deleted", [(item, before)])
-            return item
+            return (await self._delete([item_id], expected_version))[0]
 
     async def restore(self, item_id: UUID, **changes: Any) -> ModelT:
         """Take a deletion back and set fields; a living one keeps being one.
@@ -221,13 +216,7 @@ class BaseRepository(Generic[ModelT]):
         self.model.check_names(changes)
         async with self._write():
             await self._trail.lock()
-            (item,) = await self._locked([item_id], include_deleted=True)
-            before = self._recorded(item)
-            item.update_fields(**changes)
-            item.validate_model()
-            item.restore(self._trail.author.name, now=self._trail.now)
-            await self._finish("restored", [(item, before)])
-            return item
+            return (await self._restore([item_id], changes))[0]
 
     async def bulk_create(self, items: Sequence[Values], *, atomic: bool = False) -> BulkResult[ModelT]:
         """Make at most ``MAX_BULK`` objects, and tell of those that cannot be.
@@ -256,6 +245,22 @@ class BaseRepository(Generic[ModelT]):
                 failures[index] = refusal
             seen.add(item_id)
         return await self._in_bulk(len(changes), attempt, failures, atomic=atomic)
+
+    async def bulk_delete(self, item_ids: Sequence[UUID], *, atomic: bool = False) -> BulkResult[ModelT]:
+        """Delete at most ``MAX_BULK`` objects, each there once; otherwise as :meth:`bulk_create`."""
+
+        async def attempt(indexes: Sequence[int]) -> list[ModelT]:
+            return await self._delete([item_ids[index] for index in indexes])
+
+        return await self._in_bulk(len(item_ids), attempt, {}, atomic=atomic)
+
+    async def bulk_restore(self, item_ids: Sequence[UUID], *, atomic: bool = False) -> BulkResult[ModelT]:
+        """Take the deletion of at most ``MAX_BULK`` objects back; otherwise as :meth:`bulk_delete`."""
+
+        async def attempt(indexes: Sequence[int]) -> list[ModelT]:
+            return await self._restore([item_ids[index] for index in indexes], {})
+
+        return await self._in_bulk(len(item_ids), attempt, {}, atomic=atomic)
 
     # What a model may do differently
 
@@ -383,6 +388,25 @@ class BaseRepository(Generic[ModelT]):
             item.update_fields(**changes)
             item.validate_model()
         await self._finish("updated", list(zip(items, before, strict=True)))
+        return items
+
+    async def _delete(self, item_ids: Sequence[UUID], expected_version: int | None = None) -> list[ModelT]:
+        items = await self._locked(item_ids)
+        before = [self._recorded(item) for item in items]
+        for item in items:
+            _check_version(item, expected_version)
+            item.soft_delete(self._trail.author.name, now=self._trail.now)
+        await self._finish("deleted", list(zip(items, before, strict=True)))
+        return items
+
+    async def _restore(self, item_ids: Sequence[UUID], changes: Values) -> list[ModelT]:
+        items = await self._locked(item_ids, include_deleted=True)
+        before = [self._recorded(item) for item in items]
+        for item in items:
+            item.update_fields(**changes)
+            item.validate_model()
+            item.restore(self._trail.author.name, now=self._trail.now)
+        await self._finish("restored", list(zip(items, before, strict=True)))
         return items
 
     async def _locked(self, item_ids: Sequence[UUID], *, include_deleted: bool = False) -> list[ModelT]:
