@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.acceptance.people import UNPROBED, People, living
+from tests.acceptance.people import NO_WAY_OUT, People, living
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import SERVERS, running_servers
 
@@ -85,7 +85,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    with running_servers(SERVERS[0]) as servers, living(servers, UNPROBED) as people:
+    with running_servers(SERVERS[0]) as servers, living(servers, NO_WAY_OUT) as people:
         yield Registry(people)
 
 
@@ -98,14 +98,22 @@ def operations() -> list[tuple[str, str]]:
         f"{many}/bulk": "POST PATCH DELETE",
         f"{many}/bulk/restore": "POST",
         one: "GET PUT PATCH DELETE",
-        f"{one}/health": "PUT",
-        **{f"{one}/{what}": "POST" for what in ("restore", "enable", "disable", "heartbeat")},
+        f"{one}/health": "GET PUT",
+        **{f"{one}/{what}": "POST" for what in ("restore", "enable", "disable", "heartbeat", "check")},
+        **{f"{one}/{what}": "GET" for what in ("health/history", "impact", "audit", "versions", "versions/{version}")},
+        f"{one}/versions/{{version}}/revert": "POST",
+        f"{many}/import": "POST",
+        f"{many}/export": "GET",
+        **{f"{PREFIX}/graph{part}": "GET" for part in ("", "/order", "/cycles")},
+        f"{PREFIX}/graph/validate": "POST",
         f"{one}/maintenance": "POST DELETE",
         f"{one}/dependencies": "GET POST",
         f"{one}/dependents": "GET",
         f"{one}/dependencies/{{dependency}}": "PUT DELETE",
         f"{PREFIX}/heartbeats": "POST",
-        **{f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "changes", "events")},
+        **{
+            f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "health/summary", "audit", "changes", "events")
+        },
     }
     return [(method, path) for path, methods in by_path.items() for method in methods.split()]
 
@@ -158,7 +166,7 @@ def aim(case: Case, ref: str | None) -> None:
 
 
 def there_is(ref: str) -> dict[str, str]:
-    return {"ref": ref, "dependency": "maps", "tag": "a"}
+    return {"ref": ref, "dependency": "maps", "tag": "a", "version": 1}
 
 
 def check_stream(registry: Registry, case: Case, who: str) -> None:

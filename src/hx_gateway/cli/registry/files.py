@@ -87,7 +87,7 @@ def export(
         console = Console(stderr=True)
         with Progress(console=console, disable=file is None or not console.is_terminal, transient=True) as progress:
             task = progress.add_task("services", total=None)
-            async for page, _ in pages(gateway, {"tenant_id": tenant}):
+            async for page, _ in pages(gateway, {"tenant_id": tenant, "sort": "name"}):
                 items += page
                 progress.update(task, advance=len(page))
         return items
