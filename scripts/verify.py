@@ -36,6 +36,8 @@ RACES = 100
 MACHINE_EXAMPLES = 200
 OPENAPI_EXAMPLES = 100
 REGISTRY_RACES = 200
+FEED_CHANGES = 10_000
+FEED_CUTS = 100
 BANK_SECONDS = 600
 OLDER_BANK_SECONDS = 60
 KNOWN_KEY_REQUESTS = 20_000
@@ -60,6 +62,8 @@ def main() -> None:
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
         f"registry: its document, {OPENAPI_EXAMPLES} examples an operation and caller": registry_document,
         f"registry: {REGISTRY_RACES} races of each kind": registry_races,
+        f"registry: {FEED_CHANGES:,} changes by 8 writers, a client cut off {FEED_CUTS} times": registry_feed,
+        "registry: 100,000 services": bench_registry,
         "budgets: what accounting costs": bench_accounting,
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: bank test with older stores, {OLDER_BANK_SECONDS} s": older_bank,
@@ -168,6 +172,22 @@ def registry_races() -> str:
     return _pytest(
         "tests/acceptance/test_registry_races.py", environ={"HX_TEST_REGISTRY_RACES": str(REGISTRY_RACES)}, limit=3600
     )
+
+
+def registry_feed() -> str:
+    """Follow changes over connections that end at random."""
+    counts = {"HX_TEST_FEED_CHANGES": str(FEED_CHANGES), "HX_TEST_FEED_CUTS": str(FEED_CUTS)}
+    return _pytest(
+        "tests/acceptance/test_registry_changes.py", "-k", "cut_off and postgres18", environ=counts, limit=3600
+    )
+
+
+def bench_registry() -> str:
+    """Measure lists, searches and sums of a large registry; it fails where a 99th percentile is over 50 ms."""
+    cases = _measured("registry")["cases"]
+    slowest = max(cases, key=lambda case: float(case["p99"]))
+    middle = sorted(case["p50"] for case in cases)[len(cases) // 2]
+    return f"{len(cases)} cases; median p50 {middle:.2f} ms; slowest p99 {slowest['p99']:.1f} ms ({slowest['name']})"
 
 
 def known_keys() -> str:

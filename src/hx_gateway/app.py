@@ -142,9 +142,18 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         redis = stores.redis if isinstance(stores.redis, RedisService) else None
         identity = Identity(settings, metrics, admin_key, stores.postgres, redis)
         accounting = Accounting(settings, metrics, stores.postgres, redis, upstreams[UpstreamKind.OPENAI], config)
-        registering = Registering(settings, metrics, identity.database, redis, audit_key=identity.audit_key)
-        drain.on_begin(registering.feed.stop)
     record = Record(settings, metrics, [accounting.kind] if accounting is not None else [])
+    if identity is not None:
+        export = record.export.observed if record.export is not None else None
+        registering = Registering(
+            settings,
+            metrics,
+            identity.database,
+            stores.redis if isinstance(stores.redis, RedisService) else None,
+            audit_key=identity.audit_key,
+            export=export,
+        )
+        drain.on_begin(registering.feed.stop)
     plan = _Plan(
         settings=settings,
         authenticator=parts.authenticator or (identity.authenticator if identity is not None else admin_key),

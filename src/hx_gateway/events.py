@@ -29,6 +29,21 @@ class TokenUsage:
     cached_tokens: int = 0
 
 
+class OperationFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One operation on the database that somebody asked for. ``ended_ns`` as in :class:`RequestFinished`.
+
+    ``operation`` is one of a few names, as ``services.create``; ``error_code`` is why it was refused, or ``None``.
+    """
+
+    operation: str
+    seconds: float
+    ended_ns: int
+    error_code: str | None
+    tenant_id: str
+    request_id: str
+    traceparent: str | None = None
+
+
 class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request, seen from the gateway. Durations in seconds; ``None`` where a phase was not reached.
 

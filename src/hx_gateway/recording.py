@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hx_gateway.events import EventSink
 from hx_gateway.journal.drain import Drain, DrainOptions
@@ -34,6 +36,7 @@ LEDGER_OPEN_SECONDS = 1.0
 LEDGER_WAKE_ROWS = 1000
 LEDGER_BATCH_ROWS = 2000
 SCHEMA_SECONDS = 30.0
+_LOGFIRE_TOKEN = re.compile(r"pylf_v[0-9]+_(us|eu)_")
 
 
 class Record:
@@ -112,17 +115,26 @@ class Record:
 
 def _export(settings: Settings) -> Any:
     """Return what sends model calls on, if there is somewhere to send them. Raises ``SettingsError``."""
-    if settings.otlp_endpoint is None and settings.otlp_traces_endpoint is None:
+    endpoint = settings.otlp_endpoint
+    headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers is not None else None
+    if settings.logfire_token is not None:
+        token = settings.logfire_token.get_secret_value()
+        endpoint = endpoint or _logfire_address(token)
+        headers = ",".join(filter(None, (headers, f"authorization={quote(token)}")))
+    if endpoint is None and settings.otlp_traces_endpoint is None:
         return None
     # Costs time and memory to import, and nearly nobody needs it.
     module = importlib.import_module(EXPORT_MODULE)
-    headers = settings.otlp_headers.get_secret_value() if settings.otlp_headers is not None else None
     try:
-        return module.GenAiExport(
-            endpoint=settings.otlp_endpoint, traces_endpoint=settings.otlp_traces_endpoint, headers=headers
-        )
+        return module.GenAiExport(endpoint=endpoint, traces_endpoint=settings.otlp_traces_endpoint, headers=headers)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def _logfire_address(token: str) -> str:
+    """Return where Logfire takes what a token is for: the token names its region."""
+    region = _LOGFIRE_TOKEN.match(token)
+    return f"https://logfire-{region[1] if region is not None else 'us'}.pydantic.dev"
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

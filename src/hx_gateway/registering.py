@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI
 
 from hx_gateway.errors import Unavailable
+from hx_gateway.events import OperationFinished
 from hx_gateway.pipeline.routes import Handler, RouteSpec
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.router import include, registry_routes
@@ -30,7 +31,7 @@ from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
-from hx_gateway.registry.transactions import Transactions
+from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.egress.guard import EgressGuard
 from hx_gateway.services.egress.policy import EgressPolicy
@@ -54,6 +55,8 @@ _log = structlog.get_logger()
 class Registering:
     """The registry over one database. ``feed`` is stopped with the server, so that nobody follows it for ever.
 
+    ``export`` is called for each operation that somebody asked for.
+
     Raises ``SettingsError`` for what users' URLs may reach, and for commands, that cannot be used.
 
     Redis tells others of changes and keeps answers for other processes; without it, or while it is away, nothing is
@@ -68,6 +71,7 @@ class Registering:
         redis: RedisService | None,
         *,
         audit_key: bytes,
+        export: Observe | None = None,
     ) -> None:
         self._pg_url = settings.pg_url
         self._redis = redis
@@ -78,7 +82,8 @@ class Registering:
             values=RedisValues(redis) if redis is not None else None,
             count=lambda outcome: metrics.registry_reads.labels(outcome).inc(),
         )
-        transactions = Transactions(database, audit_key=audit_key, announce=self._announce)
+        self._metrics, self._export = metrics, export
+        transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
         self._guard = EgressGuard(egress_policy(settings))
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
         self.official = OfficialRegistry(transactions)
@@ -114,6 +119,12 @@ class Registering:
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)
+
+    def _observe(self, operation: OperationFinished) -> None:
+        outcome = operation.error_code or "ok"
+        self._metrics.registry_operations.labels(operation.operation, outcome).observe(operation.seconds)
+        if self._export is not None:
+            self._export(operation)
 
     async def _announce(self, tenant_id: str, changes: Sequence[Change]) -> None:
         """Tell of changes that are committed: here at once, elsewhere through Redis. Never raises."""

@@ -261,6 +261,9 @@ class Settings(BaseSettings):
         alias="OTEL_EXPORTER_OTLP_HEADERS",
         description="Headers for it, `name=value` separated by commas, values percent-encoded.",
     )
+    logfire_token: OptionalSecret = Field(
+        None, alias="LOGFIRE_TOKEN", description="A write token of Logfire, which is the collector then."
+    )
 
     # Health
     health_check_interval: float = Field(
@@ -529,6 +532,7 @@ def _sentence(error: object) -> str:
         "litellm_api_key",
         "openai_api_key",
         "otlp_headers",
+        "logfire_token",
         "budget_webhook_secret",
     )
     # An address may hold a credential.

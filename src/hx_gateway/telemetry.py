@@ -261,6 +261,13 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self.registry_operations = Histogram(
+            "hx_registry_operation_seconds",
+            "Time of one operation of the registry on the database.",
+            ("operation", "outcome"),
+            buckets=_QUERY_BUCKETS,
+            registry=self.registry,
+        )
         self.probe_seconds = Histogram(
             "hx_registry_probe_seconds",
             "Time of one probe of a service.",

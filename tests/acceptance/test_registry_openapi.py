@@ -166,7 +166,7 @@ def aim(case: Case, ref: str | None) -> None:
 
 
 def there_is(ref: str) -> dict[str, str]:
-    return {"ref": ref, "dependency": "maps", "tag": "a", "version": 1}
+    return {"ref": ref, "dependency": "maps", "tag": "a", "version": "1"}
 
 
 def check_stream(registry: Registry, case: Case, who: str) -> None:

@@ -23,11 +23,12 @@ class ResourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who asks, in which request, from where."""
+    """Who asks, in which request, from where; ``traceparent`` is the client's own (W3C Trace Context), unchecked."""
 
     principal: Principal
     request_id: str
     client: str
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

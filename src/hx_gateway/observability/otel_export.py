@@ -1,4 +1,4 @@
-"""Model calls as OpenTelemetry spans and metrics, sent to a collector over OTLP/HTTP.
+"""Model calls, and operations of the registry, as OpenTelemetry spans and metrics, sent over OTLP/HTTP.
 
 Importing this imports the OpenTelemetry SDK: only who sends anything does. What is sent follows the semantic
 conventions for generative AI of version 1.41; no text of a client or a model is ever part of it.
@@ -28,7 +28,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from hx_gateway import __version__
-from hx_gateway.events import Ending, RequestFinished
+from hx_gateway.events import Ending, OperationFinished, RequestFinished
 
 SERVICE_NAME = "hx-gateway"
 TRACES_PATH = "/v1/traces"
@@ -47,8 +47,11 @@ OTHER_MODEL = "other"
 
 DURATION = "gen_ai.client.operation.duration"
 TOKENS = "gen_ai.client.token.usage"
+OPERATIONS = "db.client.operation.duration"
 # Both from the conventions' text (gen-ai-metrics, "ExplicitBucketBoundaries").
 DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+# From the conventions' text (database-metrics).
+OPERATION_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 Attributes: TypeAlias = "dict[str, str | int | float | bool]"
@@ -88,6 +91,11 @@ class GenAiExport:
         if self._providers is not None and event.upstream is not None and event.model is not None:
             self._providers.record(event)
 
+    def observed(self, operation: OperationFinished) -> None:
+        """Make a span of an operation on the database, and count it."""
+        if self._providers is not None:
+            self._providers.record_operation(operation)
+
     async def __aenter__(self) -> Self:
         _log_by(_ExportLog(logging.WARNING))
         self._providers = _Providers(self._traces_url, self._metrics_url, self._headers)
@@ -108,7 +116,7 @@ class GenAiExport:
 
 
 class _Providers:
-    """The SDK's part: providers, their threads, and the three instruments."""
+    """The SDK's part: providers, their threads, and the instruments."""
 
     def __init__(self, traces_url: str | None, metrics_url: str | None, headers: Mapping[str, str]) -> None:
         resource = Resource.create({"service.name": SERVICE_NAME, "service.version": __version__})
@@ -139,7 +147,27 @@ class _Providers:
         self._tokens = meter.create_histogram(
             TOKENS, "{token}", "Tokens of input and output.", explicit_bucket_boundaries_advisory=TOKEN_BUCKETS
         )
+        self._operations = meter.create_histogram(
+            OPERATIONS, "s", "Database operation duration.", explicit_bucket_boundaries_advisory=OPERATION_BUCKETS
+        )
         self._models: set[str] = set()
+
+    def record_operation(self, operation: OperationFinished) -> None:
+        """Queue the span of ``operation`` and add it to the metrics."""
+        common: Attributes = {"db.system.name": "postgresql", "db.operation.name": operation.operation}
+        if operation.error_code is not None:
+            common["error.type"] = operation.error_code
+        span = self._tracer.start_span(
+            operation.operation,
+            _parent(operation.traceparent),
+            SpanKind.CLIENT,
+            {**common, "hx.request_id": operation.request_id, "hx.tenant_id": operation.tenant_id},
+            start_time=operation.ended_ns - int(operation.seconds * 1e9),
+        )
+        if operation.error_code is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(operation.ended_ns)
+        self._operations.record(operation.seconds, common)
 
     def record(self, event: RequestFinished) -> None:
         """Queue the span of ``event`` and add it to the metrics."""

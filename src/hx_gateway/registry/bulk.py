@@ -16,7 +16,7 @@ from hx_gateway.errors import HXError, NotFound
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
 from hx_gateway.registry.references import SERVICE, found, last_deleted, named, resolved, with_ids
 from hx_gateway.registry.repository import MAX_BULK, BulkRefused, BulkResult
-from hx_gateway.registry.transactions import Transactions
+from hx_gateway.registry.transactions import Transactions, Undo
 
 OnBulkConflict = Literal["error", "skip", "update", "restore"]
 Fate = Literal["created", "updated", "skipped", "deleted", "restored", "failed"]
@@ -69,10 +69,6 @@ class BulkOutcome:
         self.results.append({"index": index, "status": fate, **told})
 
 
-class _Undo(Exception):
-    """Undoes what was done."""
-
-
 class Bulk:
     """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises of all at once.
 
@@ -96,7 +92,7 @@ class Bulk:
         """
         options = options or BulkOptions()
         outcome = BulkOutcome(dry_run=options.dry_run)
-        async with self._open(actor, options, outcome) as items:
+        async with self._open(actor, options, outcome, "create") as items:
             known = {} if on_conflict == "error" else await _known(items, several, on_conflict)
             new = {index: values for index, values in enumerate(several) if index not in known}
             await _make(outcome, items, new, atomic=options.atomic)
@@ -130,7 +126,7 @@ class Bulk:
         options = options or BulkOptions()
         outcome = BulkOutcome(dry_run=options.dry_run)
         deleted = fate == "restored"
-        async with self._open(actor, options, outcome) as items:
+        async with self._open(actor, options, outcome, fate) as items:
             refs = await _refs(items, selection, options.max_affected)
             ids = await _ids(items, refs, deleted=deleted)
             wanted = list(dict.fromkeys(ids.values()))
@@ -151,16 +147,16 @@ class Bulk:
 
     @asynccontextmanager
     async def _open(
-        self, actor: Actor, options: BulkOptions, outcome: BulkOutcome
+        self, actor: Actor, options: BulkOptions, outcome: BulkOutcome, what: str
     ) -> AsyncIterator[RegistryItemRepository]:
         """Open a transaction, and undo it where that was asked for or where one failed of those that go together."""
         try:
-            async with self._transactions.open(actor, options.tenant_id) as transaction:
+            async with self._transactions.open(actor, options.tenant_id, f"bulk.{what}") as transaction:
                 await transaction.items.lock()
                 yield transaction.items
                 if options.dry_run or (options.atomic and outcome.failed):
-                    raise _Undo
-        except _Undo:
+                    raise Undo
+        except Undo:
             if options.atomic and outcome.failed:
                 _undone(outcome)
 

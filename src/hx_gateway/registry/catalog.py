@@ -60,7 +60,7 @@ class Catalog:
         actor gave in the last 24 hours for the same, the first answer comes again, marked (``REPLAYED``).
         """
         asked = {"fields": fields, "tenant_id": tenant_id, "on_conflict": on_conflict}
-        async with self.transactions.open(actor, tenant_id) as transaction:
+        async with self.transactions.open(actor, tenant_id, "services.create") as transaction:
             again = None
             if idempotency_key is not None:
                 again = Repetition(actor, idempotency_key, fingerprint(SERVICE, asked), transaction.tenant_id)
@@ -76,7 +76,7 @@ class Catalog:
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
     ) -> dict[str, Any]:
         """Return a service; with ``include_deleted`` also one that was deleted."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.get") as items:
             return (await found(items, ref, include_deleted=include_deleted)).to_dict()
 
     async def find(
@@ -90,7 +90,7 @@ class Catalog:
         cursor: str | None = None,
     ) -> ServicePage:
         """Return a page of the services that pass ``search``."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.find") as items:
             page = await items.find(search, sort=sort, limit=limit, cursor=cursor)
             return ServicePage(items=[item.to_dict() for item in page.items], next_cursor=page.next_cursor)
 
@@ -108,7 +108,7 @@ class Catalog:
 
         ``merge`` sets the members that ``service_metadata`` and ``config`` have, and leaves their others as they are.
         """
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.update") as items:
             await items.lock()
             item = await found(items, ref)
             if merge:
@@ -128,7 +128,7 @@ class Catalog:
         expected_version: int | None = None,
     ) -> dict[str, Any]:
         """Set all fields of a service, those that are left out to their defaults; its status stays unless given."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.replace") as items:
             await items.lock()
             item = await found(items, ref)
             return (await self._set(items, item, {**RegistryItem.defaults(), **fields}, expected_version)).to_dict()
@@ -147,7 +147,7 @@ class Catalog:
         Where living services depend on it, ``restrict`` raises :class:`HasDependents`, ``detach`` takes their
         dependency away, ``force`` leaves it.
         """
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.delete") as items:
             item = await found(items, ref)
             # Locked before its dependents are looked at: none comes to it then.
             await items.lock()
@@ -166,7 +166,7 @@ class Catalog:
 
         With ``new_name`` it comes back under that, so that it may have a name beside one that took its own.
         """
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.restore") as items:
             item = await found(items, ref, include_deleted=True)
             changes = {} if new_name is None else {"name": new_name}
             return (await items.restore(item.id, **changes)).to_dict()
@@ -175,32 +175,32 @@ class Catalog:
         self, actor: Actor, search: ServiceSearch, ref: str, *, tenant_id: str | None = None
     ) -> ServiceSearch:
         """Return ``search`` for those among its services that depend on one."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.depending_on") as items:
             return replace(search, depends_on=(await found(items, ref, param="has_dependency")).id)
 
     # What they are together
 
     async def count(self, actor: Actor, search: ServiceSearch, *, tenant_id: str | None = None) -> int:
         """Return how many services pass ``search``."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.count") as items:
             return await items.count_found(search)
 
     async def tags(self, actor: Actor, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
         """Return the most frequent tags of the tenant's services, at most :data:`MAX_TAG_COUNTS`."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.tags") as items:
             counts = await items.tag_counts(limit=MAX_TAG_COUNTS)
             return [{"tag": tag, "services": number} for tag, number in counts]
 
     async def statistics(self, actor: Actor, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Return numbers of the tenant's services."""
-        async with self._open(actor, tenant_id) as items:
+        async with self._open(actor, tenant_id, "services.statistics") as items:
             return asdict(await items.get_service_statistics())
 
     # How
 
     @asynccontextmanager
-    async def _open(self, actor: Actor, tenant_id: str | None) -> AsyncIterator[RegistryItemRepository]:
-        async with self.transactions.open(actor, tenant_id) as transaction:
+    async def _open(self, actor: Actor, tenant_id: str | None, operation: str) -> AsyncIterator[RegistryItemRepository]:
+        async with self.transactions.open(actor, tenant_id, operation) as transaction:
             yield transaction.items
 
     async def _create(

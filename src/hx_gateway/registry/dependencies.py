@@ -30,7 +30,7 @@ class Dependencies:
 
         With ``include_deleted`` also those of one that was deleted.
         """
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.of") as transaction:
             items = transaction.items
             item = await found(items, ref, include_deleted=include_deleted)
             kinds = await items.get_dependency_kinds(item.id)
@@ -42,7 +42,7 @@ class Dependencies:
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
     ) -> list[dict[str, Any]]:
         """Return the living services that depend on one, by name; with ``include_deleted`` also on a deleted one."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.dependents_of") as transaction:
             item = await found(transaction.items, ref, include_deleted=include_deleted)
             return [other.to_dict() for other in await transaction.items.get_dependents(item.id)]
 
@@ -56,13 +56,13 @@ class Dependencies:
         tenant_id: str | None = None,
     ) -> dict[str, Any]:
         """Let a service depend on another one; return it as it is now."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.add") as transaction:
             item, other = await _both(transaction.items, ref, depends_on)
             return (await transaction.items.add_dependency(item.id, other.id, kind=kind)).to_dict()
 
     async def remove(self, actor: Actor, ref: str, depends_on: str, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Let a service no longer depend on another one; return it as it is now."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.remove") as transaction:
             item, other = await _both(transaction.items, ref, depends_on)
             return (await transaction.items.remove_dependency(item.id, other.id)).to_dict()
 
@@ -76,13 +76,13 @@ class Dependencies:
         tenant_id: str | None = None,
     ) -> ServiceGraph:
         """Return the living services and what they depend on: all, or those around ``root``, ``depth`` steps off."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.graph") as transaction:
             root_id = None if root is None else (await found(transaction.items, root, param="root")).id
             return await transaction.items.get_graph(root_id, direction=direction, depth=depth)
 
     async def impact(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Return what a failure of a service would reach, the required ones first."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.impact") as transaction:
             item = await found(transaction.items, ref)
             return asdict(await transaction.items.get_impact(item.id))
 
@@ -93,7 +93,7 @@ class Dependencies:
 
         ``edges`` are pairs of services, the first of which would depend on the second. Nothing is changed.
         """
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "dependencies.cycle_with") as transaction:
             items = transaction.items
             graph = await items.get_graph()
             more = [

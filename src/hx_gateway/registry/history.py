@@ -46,7 +46,7 @@ class History:
             raise InvalidField(f"limit: must be between 1 and {MAX_PAGE}.", param="limit")
         mark = mark_of("history", ref, sorted(filters.items()), since, until)
         after = decode_cursor(cursor, mark, int)
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "history.entries") as transaction:
             wanted = dict(filters)
             if ref is not None:
                 wanted["object_id"] = str((await found(transaction.items, ref, include_deleted=True)).id)
@@ -63,14 +63,14 @@ class History:
 
     async def versions(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
         """Return the versions of a service, the first one first, with what each changed."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "history.versions") as transaction:
             item = await found(transaction.items, ref, include_deleted=True)
             entries = await transaction.history.of_service(str(item.id))
         return [{"version": number, **shown(entry)} for number, entry in enumerate(entries, 1)]
 
     async def version(self, actor: Actor, ref: str, version: int, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Return the fields that a service had in one version; values named like secrets are masked."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "history.version") as transaction:
             item = await found(transaction.items, ref, include_deleted=True)
             return {"version": version, "fields": await _as_it_was(transaction.history, item, version)}
 
@@ -79,7 +79,7 @@ class History:
 
         Its status stays, and so does what is masked in the log: what nobody kept cannot come back.
         """
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "history.revert") as transaction:
             items = transaction.items
             await items.lock()
             item = await found(items, ref)

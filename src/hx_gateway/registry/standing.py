@@ -31,14 +31,14 @@ class Standing:
 
     async def health(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
         """Return how a service is, and why."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.health") as transaction:
             return HealthState.of(await found(transaction.items, ref))
 
     async def check(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
         """Probe a service now. Raises ``NotImplementedHere`` in a gateway that does not probe."""
         if self._prober is None:
             raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.check") as transaction:
             item = await found(transaction.items, ref)
         return await self._prober.check_now(transaction.tenant_id, item.id)
 
@@ -46,7 +46,7 @@ class Standing:
         self, actor: Actor, ref: str, *, start: datetime, end: datetime, step: timedelta, tenant_id: str | None = None
     ) -> list[HealthPeriod]:
         """Return what probes found from ``start`` to before ``end``, in periods of ``step``."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.health_history") as transaction:
             item = await found(transaction.items, ref)
         return await self._probes.history(transaction.tenant_id, item.id, start=start, end=end, step=step)
 
@@ -64,7 +64,7 @@ class Standing:
 
         What was ``checked_at`` a time before the last check that is known changes nothing.
         """
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.note_health") as transaction:
             items = transaction.items
             item = await found(items, ref)
             if checked_at is not None and item.last_health_check is not None and checked_at < item.last_health_check:
@@ -83,20 +83,20 @@ class Standing:
         self, actor: Actor, ref: str, *, until: datetime | None = None, tenant_id: str | None = None
     ) -> dict[str, Any]:
         """Say that somebody works on a service, ``until`` then: what is found out about it meanwhile does not count."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.begin_maintenance") as transaction:
             items = ProbedItems(transaction.session, transaction.trail)
             return (await items.begin_maintenance((await found(items, ref)).id, until)).to_dict()
 
     async def end_maintenance(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Let count again what is found out; a service that is not in maintenance stays as it is."""
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.end_maintenance") as transaction:
             items = ProbedItems(transaction.session, transaction.trail)
             return (await items.end_maintenance((await found(items, ref)).id)).to_dict()
 
     async def heartbeats(self, actor: Actor, refs: Sequence[str], *, tenant_id: str | None = None) -> list[str]:
         """Note that services were seen just now, at most 500; return those of ``refs`` that there are not."""
         ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.heartbeats") as transaction:
             items = transaction.items
             ids |= await items.ids_of([ref for ref in refs if ref not in ids])
             seen = await items.bulk_update_last_seen(set(ids.values()))
@@ -112,7 +112,7 @@ class Standing:
         over: ServiceStatus | None = None,
         use: bool | None = None,
     ) -> dict[str, Any]:
-        async with self._transactions.open(actor, tenant_id) as transaction:
+        async with self._transactions.open(actor, tenant_id, "standing.decide") as transaction:
             items = transaction.items
             await items.lock()
             item = await found(items, ref)

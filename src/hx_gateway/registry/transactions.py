@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hx_gateway.access.errors import no_such
 from hx_gateway.access.principal import Role
 from hx_gateway.access.repository import Repository
 from hx_gateway.access.resources import Actor
+from hx_gateway.errors import HXError
+from hx_gateway.events import OperationFinished
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.registry.audit_trail import AuditTrail, Author
 from hx_gateway.registry.feed.changes import Change
@@ -21,6 +24,13 @@ from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.services.database import DatabaseManager
 
 Announce = Callable[[str, Sequence[Change]], Awaitable[None]]
+Observe = Callable[[OperationFinished], None]
+# Of what was broken off, or failed for a reason of ours.
+UNFINISHED: str | None = "unfinished"
+
+
+class Undo(Exception):
+    """Undoes a transaction that nothing is wrong with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +52,9 @@ class Transaction:
 class Transactions:
     """Opens transactions. An actor works in its own tenant; an admin of the platform names any.
 
-    ``announce`` is called after each commit that changed services, with the tenant and the changes in order; it must
-    not raise. Raises ``NotFound`` for tenants that are not the actor's, and what the database manager does.
+    ``announce`` is called after each commit that changed services, with the tenant and the changes in order, and
+    ``observe`` for each transaction in an actor's name, once it has ended; they must not raise. Raises ``NotFound`` for
+    tenants that are not the actor's, and what the database manager does.
     """
 
     def __init__(
@@ -53,20 +64,45 @@ class Transactions:
         audit_key: bytes,
         clock: Clock | None = None,
         announce: Announce | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self.database = database
         self.chain = AuditChain(audit_key)
         self.clock = clock or SystemClock()
         self._announce = announce
+        self._observe = observe
 
     @asynccontextmanager
-    async def open(self, actor: Actor, tenant_id: str | None) -> AsyncIterator[Transaction]:
-        """Open one that is committed at the end, undone when anything is raised."""
+    async def open(self, actor: Actor, tenant_id: str | None, operation: str) -> AsyncIterator[Transaction]:
+        """Open one that is committed at the end, undone when anything is raised. ``operation`` is what it is for."""
         principal = actor.principal
-        tenant = tenant_of(actor, tenant_id)
-        author = Author(key=str(principal.key_id), user=principal.user_id, request_id=actor.request_id)
-        async with self.of(tenant, author) as transaction:
-            yield transaction
+        began, error = self.clock.monotonic(), UNFINISHED
+        try:
+            tenant = tenant_of(actor, tenant_id)
+            author = Author(key=str(principal.key_id), user=principal.user_id, request_id=actor.request_id)
+            async with self.of(tenant, author) as transaction:
+                yield transaction
+            error = None
+        except Undo:
+            error = None
+            raise
+        except HXError as refused:
+            error = refused.code
+            raise
+        finally:
+            if self._observe is not None:
+                seconds = self.clock.monotonic() - began
+                self._observe(
+                    OperationFinished(
+                        operation=operation,
+                        seconds=seconds,
+                        ended_ns=time.time_ns(),
+                        error_code=error,
+                        tenant_id=str(principal.tenant_id),
+                        request_id=actor.request_id,
+                        traceparent=actor.traceparent,
+                    )
+                )
 
     @asynccontextmanager
     async def of(self, tenant_id: str, author: Author, *, now: datetime | None = None) -> AsyncIterator[Transaction]:

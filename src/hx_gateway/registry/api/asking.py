@@ -84,11 +84,21 @@ class Ask:
         return int(tag[1])
 
 
+def actor_of(ctx: Context) -> Actor:
+    """Return who makes a request that the pipeline let in."""
+    assert ctx.principal is not None
+    traceparent = ctx.header(b"traceparent")
+    return Actor(
+        principal=ctx.principal,
+        request_id=ctx.request_id,
+        client=ctx.client,
+        traceparent=traceparent.decode("latin-1") if traceparent is not None else None,
+    )
+
+
 def ask_of(request: Request) -> Ask:
     """Return the view of the caller that the pipeline found."""
-    ctx: Context = request.state.hx
-    assert ctx.principal is not None
-    actor = Actor(principal=ctx.principal, request_id=ctx.request_id, client=ctx.client)
+    actor = actor_of(request.state.hx)
     return Ask(request.app.state.registry, actor, "no-cache" in request.headers.get("cache-control", ""))
 
 

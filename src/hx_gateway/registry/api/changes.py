@@ -9,12 +9,11 @@ from contextlib import closing
 from random import random
 from typing import Any, NamedTuple
 
-from hx_gateway.access.resources import Actor
 from hx_gateway.errors import InvalidRequest, Unavailable
 from hx_gateway.http.query_parameters import choice_parameter, read_parameters
 from hx_gateway.pipeline.context import Context, Reply, StreamedBody
 from hx_gateway.registry.api import operations
-from hx_gateway.registry.api.asking import encoded
+from hx_gateway.registry.api.asking import actor_of, encoded
 from hx_gateway.registry.api.durations import duration
 from hx_gateway.registry.feed.changes import SOURCE, SPEC_VERSION, Change, ChangeFilter, ChangeType
 from hx_gateway.registry.feed.follow import AheadOfUs, ChangeFeed, Follower
@@ -193,11 +192,9 @@ def _parameter(name: str, schema: Mapping[str, Any], description: str) -> dict[s
 
 def _asked(ctx: Context, known: tuple[str, ...]) -> _Asked:
     parameters = read_parameters(ctx, (*known, *FILTERS, "tenant_id"))
-    assert ctx.principal is not None
-    actor = Actor(principal=ctx.principal, request_id=ctx.request_id, client=ctx.client)
     since = parameters.get("since")
     return _Asked(
-        tenant_of(actor, parameters.get("tenant_id")),
+        tenant_of(actor_of(ctx), parameters.get("tenant_id")),
         None if since is None else _number(since, "since"),
         _filter(parameters),
         parameters,

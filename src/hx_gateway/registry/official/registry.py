@@ -114,7 +114,7 @@ class OfficialRegistry:
         A version is published once: it stays what it is, and cannot be published again, deleted or not.
         """
         valid = self._valid(actor, document)
-        async with self._write(actor) as publishing:
+        async with self._write(actor, "official.publish") as publishing:
             await publishing.publish(valid)
             return await self._answer(publishing, actor, valid["name"], valid["version"])
 
@@ -124,7 +124,7 @@ class OfficialRegistry:
         for field, expected in (("name", name), ("version", version)):
             if valid[field] != expected:
                 raise InvalidRequest(f"{field} must be that of the path, {expected!r}.", param=field)
-        async with self._write(actor) as publishing:
+        async with self._write(actor, "official.put") as publishing:
             await publishing.replace(valid)
             return await self._answer(publishing, actor, name, version)
 
@@ -133,7 +133,7 @@ class OfficialRegistry:
     ) -> dict[str, Any]:
         """Say that a version is active, deprecated or deleted; ``message`` tells why."""
         check_may_publish(actor.principal, name)
-        async with self._write(actor) as publishing:
+        async with self._write(actor, "official.set_status") as publishing:
             (changed,) = await publishing.set_status(name, version, StatusChange(status, message))
             return await self._answer(publishing, actor, name, changed)
 
@@ -142,7 +142,7 @@ class OfficialRegistry:
     ) -> list[dict[str, Any]]:
         """Say it of all versions at once; return those that it is new for."""
         check_may_publish(actor.principal, name)
-        async with self._write(actor) as publishing:
+        async with self._write(actor, "official.set_all_statuses") as publishing:
             changed = set(await publishing.set_status(name, None, StatusChange(status, message)))
             found = await publishing.servers.versions(name, include_deleted=True)
             return [self._shown(server, _reader_of(actor)) for server in found if server.key in changed]
@@ -178,8 +178,8 @@ class OfficialRegistry:
             yield ServerRepository(session, tenant_id, self._naming)
 
     @asynccontextmanager
-    async def _write(self, actor: Actor) -> AsyncIterator[Publishing]:
-        async with self._transactions.open(actor, None) as transaction:
+    async def _write(self, actor: Actor, operation: str) -> AsyncIterator[Publishing]:
+        async with self._transactions.open(actor, None, operation) as transaction:
             servers = ServerRepository(transaction.session, transaction.tenant_id, self._naming)
             await transaction.trail.lock()
             yield Publishing(servers, transaction.items, transaction.trail, self._naming)
