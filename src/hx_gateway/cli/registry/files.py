@@ -80,14 +80,14 @@ def export(
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
-    """Write all services as JSON that ``import`` reads: what was set, with dependencies by name."""
+    """Write all services, by name, as JSON that ``import`` reads: what was set, with dependencies by name."""
 
     async def work(gateway: GatewayClient) -> list[Service]:
         items: list[Service] = []
         console = Console(stderr=True)
         with Progress(console=console, disable=file is None or not console.is_terminal, transient=True) as progress:
             task = progress.add_task("services", total=None)
-            async for page, _ in pages(gateway, {"tenant_id": tenant}):
+            async for page, _ in pages(gateway, {"tenant_id": tenant, "sort": "name"}):
                 items += page
                 progress.update(task, advance=len(page))
         return items
