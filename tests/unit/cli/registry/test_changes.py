@@ -25,7 +25,7 @@ class Script:
     """Streams that go as they are written: bytes are told, an error ends one early. After the last, ``Refused``."""
 
     def __init__(self, *streams: list[bytes | Exception]) -> None:
-        self.streams = [*streams, [Refused("404: The end.", 404)]]
+        self.streams: list[list[bytes | Exception]] = [*streams, [Refused("404: The end.", 404)]]
         self.places: list[str | None] = []
 
     async def stream(
