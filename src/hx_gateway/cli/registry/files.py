@@ -80,7 +80,7 @@ def export(
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
-    """Write all services as JSON that ``import`` reads: what was set, with dependencies by name."""
+    """Write all services, by name, as JSON that ``import`` reads: what was set, with dependencies by name."""
 
     async def work(gateway: GatewayClient) -> list[Service]:
         items: list[Service] = []
