@@ -68,8 +68,11 @@ class EventStream:
 
     def body(self) -> bytes:
         """Return an answer that is no stream, whole."""
-        for _ in self.events():
-            raise AssertionError("an event")
+        try:
+            for _ in self.events():
+                raise AssertionError("an event")
+        finally:
+            self.cut()
         return bytes(self._body)
 
     def cut(self) -> None:
