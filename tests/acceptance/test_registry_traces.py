@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,6 @@ def test_every_operation_is_a_span_of_its_clients_trace_and_counted(desk: Desk, 
     assert 'operation="services.get",outcome="not_found"' in metrics
 
 
-def ours(collector: Collector) -> dict[str, dict[str, object]]:
+def ours(collector: Collector) -> dict[str, dict[str, Any]]:
     """Return the spans of the trace, by their names."""
     return {span["name"]: span for span in collector.spans() if span["trace_id"] == TRACE}
