@@ -17,6 +17,7 @@ from tests.fixtures.servers import Servers
 MODEL = "billed"
 INPUT_NANO, OUTPUT_NANO = 10, 100
 MAX_TOKENS = 24
+TOKEN = b"token "
 CLIENT_SECONDS = 30.0
 CONFIG = """
 model_list:
@@ -110,7 +111,7 @@ class BillingServer:
             if reader.at_eof():
                 raise ConnectionResetError
             entry.completion += 1
-            _event(writer, {"choices": [{"index": 0, "delta": {"content": "token "}}]})
+            _event(writer, {"choices": [{"index": 0, "delta": {"content": TOKEN.decode()}}]})
             await writer.drain()
         _event(writer, {"choices": [], "usage": usage})
         writer.write(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
@@ -127,9 +128,13 @@ def _event(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
 
 @dataclass
 class Seen:
-    """What the clients saw, by request id: ``ok``, ``left`` (they went away), ``broken``, or the status."""
+    """What the clients saw, by request id: ``ok``, ``left`` (they went away), ``broken``, or the status.
+
+    ``tokens``: how many tokens of a streamed answer came, by the id of its request.
+    """
 
     outcomes: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
 
     def count(self, *outcomes: str) -> int:
         return sum(outcome in outcomes for outcome in self.outcomes.values())
@@ -164,7 +169,7 @@ class Clients:
         words = " ".join(["word"] * chance.randint(1, 20))
         body = {"model": MODEL, "messages": [{"role": "user", "content": words}], "max_tokens": MAX_TOKENS}
         body["stream"] = chance.random() < 0.5
-        writer = None
+        writer, answer = None, b""
         try:
             async with asyncio.timeout(patience):
                 reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -173,12 +178,14 @@ class Clients:
                 head += f"x-request-id: {request_id}\r\ncontent-type: application/json\r\n"
                 head += f"content-length: {len(data)}\r\nconnection: close\r\n\r\n"
                 writer.write(head.encode() + data)
-                answer = await reader.read(-1)
+                while piece := await reader.read(65536):
+                    answer += piece
         except TimeoutError:
             return "left" if patience < CLIENT_SECONDS else "broken"
         except OSError:
             return "broken"
         finally:
+            self.seen.tokens[request_id] = answer.count(TOKEN)
             if writer is not None:
                 writer.transport.abort()
         status = answer[9:12].decode()

@@ -66,7 +66,7 @@ class CallJournal:
             self._write_soon(payload, admission)
             return
         self._write(payload)
-        admission.recorded = True
+        _is_on_record(admission)
 
     def done(self, admission: Admission, done: CallDone) -> None:
         """Write how a call ended; never raises. Without a record that it was sent, only if the journal takes it."""
@@ -174,7 +174,7 @@ class CallJournal:
         if due and not self._unwritten and self._together is not None and self._together([record for record, _ in due]):
             for _, admission in due:
                 if admission is not None:
-                    admission.recorded = True
+                    _is_on_record(admission)
             due.clear()
         while due:
             payload, admission = due.popleft()
@@ -183,7 +183,7 @@ class CallJournal:
                 continue
             try:
                 self._write(payload)
-                admission.recorded = True
+                _is_on_record(admission)
             except (JournalRefused, JournalClosed) as error:
                 admission.refused = error
 
@@ -265,6 +265,11 @@ class CallJournal:
 
     def _now_us(self) -> int:
         return unix_us(self._clock.now())
+
+
+def _is_on_record(admission: Admission) -> None:
+    """Take note that it is written that a call goes out: the next term finds what this one granted it."""
+    admission.recorded, admission.term = True, None
 
 
 def lapsed_windows(lapsed: Sequence[Lapsed]) -> list[str]:

@@ -231,7 +231,6 @@ class Meter:
             self._reserving.check(admission)
         if admission.charges or self._options.record_all:
             self.journal.sent(admission, deployment, provider)
-            admission.term = None
 
     def confirm(self, admission: Admission) -> None:
         """Raise ``JournalRefused`` where what :meth:`sent` wrote together with others is not on record."""

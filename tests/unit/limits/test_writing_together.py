@@ -72,11 +72,14 @@ async def test_a_call_that_is_not_on_record_does_not_go_out(bench: Bench) -> Non
         with pytest.raises(JournalRefused):
             meter.confirm(admission)
         assert not admission.recorded
+        # What it was granted ends with the term that granted it: whoever counts after that knows nothing of it.
+        assert admission.term is meter.authority.term is not None
         # It may try again.
         bench.refuses = None
         meter.sent(admission, "up", "openai")
         await asyncio.sleep(0)
         meter.confirm(admission)
+        assert (admission.recorded, admission.term) == (True, None)
         meter.settle(admission, ended(2))
 
 
