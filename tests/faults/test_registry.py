@@ -30,6 +30,8 @@ def people(servers: Servers) -> Iterator[People]:
 
 @pytest.fixture
 def desk(people: People) -> Desk:
+    # The test before this one may have held a store up.
+    people.gateway.wait_until(lambda: people.ask("GET", "/v1/keys").status == 200, HEALED_SECONDS)
     return Desk(people)
 
 

@@ -44,7 +44,7 @@ RESERVED_CONNECTIONS = 5
 # Beside the pools, a worker has a connection that watches, and for the record two that write events, one that writes
 # the gateway's own, one that watches and one for upkeep.
 WATCHING, WRITING = 1, 5
-LISTENING = 1
+LISTENING = 2
 
 State = Literal["ok", "problem", "note"]
 
