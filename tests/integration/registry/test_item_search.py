@@ -184,7 +184,7 @@ async def test_a_probe_that_finds_nothing_new_writes_no_index(registry: Registry
 
 async def test_the_database_numbers_statuses_in_their_order(registry: Registry) -> None:
     for status in ServiceStatus:
-        await registry.create(status.value, status=status)
+        await registry.create(f"one that is {status.value}", status=status)
     found = await registry.rows("SELECT status, status_rank FROM hx_registry.registry_health ORDER BY status")
     assert [tuple(row.values()) for row in found] == [(status.value, rank) for rank, status in enumerate(ServiceStatus)]
 
