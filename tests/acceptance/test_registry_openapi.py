@@ -138,7 +138,12 @@ def test_answers_are_such_as_the_document_says(registry: Registry, method: str, 
     before = registry.state()
 
     @settings(
-        max_examples=EXAMPLES * len(MODES), derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=EXAMPLES * len(MODES),
+        derandomize=True,
+        database=None,
+        # Each is a request on a machine that may be busy.
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(case=cases, ref=st.sampled_from([*SERVICES, None]))
     def ask(case: Case, ref: str | None) -> None:

@@ -47,7 +47,18 @@ def _problem(status: int, text: str, code: str, param: str | None) -> dict[str, 
     return {"description": text, "content": {"application/problem+json": {"schema": _SCHEMA, "example": example}}}
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {status: _problem(status, *parts) for status, parts in _ERRORS.items()}
+# What is refused before anybody knows which route it is for has the shape that OpenAI's clients read.
+_REFUSED_BY_THE_EDGE = {
+    414: "The request line is too long",
+    431: "The head is too large",
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    **{status: _problem(status, *parts) for status, parts in _ERRORS.items()},
+    **{
+        status: {"description": said, "content": {"application/json": {"schema": {"type": "object"}}}}
+        for status, said in _REFUSED_BY_THE_EDGE.items()
+    },
+}
 ETAG = {"etag": {"schema": {"type": "string"}, "description": 'The row\'s version, as in `W/"3"`.'}}
 LINK = {"link": {"schema": {"type": "string"}, "description": "The next page, where there is one."}}
 LOCATION = {"location": {"schema": {"type": "string"}, "description": "Where it is."}}
