@@ -16,8 +16,6 @@ from tests.fixtures.servers import Servers
 SCOPES = ["models", "events:read", "events:write", "registry:read", "registry:write", "spend:read"]
 # For tests whose services have addresses that are made up: nobody looks for them.
 UNPROBED = {"HX_REGISTRY_PROBING": "false"}
-# The same, where probes are asked for: they get nowhere.
-NO_WAY_OUT = {"HX_EGRESS_SCHEMES": ","}
 # What changes is known everywhere within a second; five times that, and what a busy machine needs.
 NOTICED_SECONDS = 15.0
 

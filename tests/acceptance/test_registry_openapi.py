@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.acceptance.people import NO_WAY_OUT, People, living
+from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import PREFIX, Desk
 from tests.fixtures.servers import SERVERS, running_servers
 
@@ -42,6 +42,8 @@ CHECKS = [
     response_schema_conformance,
 ]
 STREAM = f"{PREFIX}/events"
+# It would look for addresses that are made up, and what probes find changes services: they are off here.
+NOT_TRIED = ("POST", f"{PREFIX}/services/{{ref}}/check")
 SECONDS = 20.0
 # An answer that is no stream is shorter than this, and of a stream no more is read.
 MOST_BYTES = 65536
@@ -85,7 +87,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    with running_servers(SERVERS[0]) as servers, living(servers, NO_WAY_OUT) as people:
+    with running_servers(SERVERS[0]) as servers, living(servers, UNPROBED) as people:
         yield Registry(people)
 
 
@@ -99,7 +101,7 @@ def operations() -> list[tuple[str, str]]:
         f"{many}/bulk/restore": "POST",
         one: "GET PUT PATCH DELETE",
         f"{one}/health": "GET PUT",
-        **{f"{one}/{what}": "POST" for what in ("restore", "enable", "disable", "heartbeat", "check")},
+        **{f"{one}/{what}": "POST" for what in ("restore", "enable", "disable", "heartbeat")},
         **{f"{one}/{what}": "GET" for what in ("health/history", "impact", "audit", "versions", "versions/{version}")},
         f"{one}/versions/{{version}}/revert": "POST",
         f"{many}/import": "POST",
@@ -120,7 +122,7 @@ def operations() -> list[tuple[str, str]]:
 
 def test_every_operation_of_the_document_is_tried(registry: Registry) -> None:
     found = {(operation.method.upper(), operation.path) for operation in everything(registry)}
-    assert found == set(operations())
+    assert found == {*operations(), NOT_TRIED}
 
 
 def everything(registry: Registry) -> Iterator[Operation]:
