@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,19 +12,11 @@ from hx_gateway.registry.official.shapes import Issue, Severity, objects, shown,
 from hx_gateway.registry.official.versions import is_range
 
 OCI, MCPB = "oci", "mcpb"
-# What packages of each kind come from on the official registry; ``None``: they name their place themselves.
-BASE_URLS: Mapping[str, tuple[str, ...] | None] = {
-    "npm": ("https://registry.npmjs.org",),
-    "pypi": ("https://pypi.org",),
-    "nuget": ("https://api.nuget.org/v3/index.json",),
-    "cargo": ("https://crates.io",),
-    "maven": ("https://repo.maven.apache.org/maven2",),
-    OCI: None,
-    MCPB: None,
-}
+Sources = Mapping[str, Sequence[str]]
+KINDS = ("npm", "pypi", "nuget", "cargo", "maven", OCI, MCPB)
 _VERSIONED = frozenset({"npm", "pypi", "nuget"})
-_IMAGE_HOSTS = ("docker.io", "ghcr.io", ".pkg.dev", ".azurecr.io", "mcr.microsoft.com")
-_RELEASE_HOSTS = ("github.com", "gitlab.com")
+# Where an image comes from whose reference names no host.
+_IMAGE_HOST = "docker.io"
 _IMAGE = re.compile(
     r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?::[0-9]+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
@@ -39,12 +31,12 @@ def unresolved(template: str, known: set[str]) -> list[str]:
 
 
 def check_package(
-    package: Mapping[str, Any], path: str, *, known_registries: bool, known_base_urls: bool
+    package: Mapping[str, Any], path: str, *, known_registries: bool, sources: Sources
 ) -> Iterator[Issue]:
     """Yield what is wrong with a package beyond its form."""
     kind, identifier = text(package, "registryType"), text(package, "identifier")
-    if kind and kind not in BASE_URLS:
-        message = f"must be one of {', '.join(BASE_URLS)}, not {shown(kind)}"
+    if kind and kind not in KINDS:
+        message = f"must be one of {', '.join(KINDS)}, not {shown(kind)}"
         severity: Severity = "error" if known_registries else "warning"
         yield _issue(f"{path}.registryType", message, "registry-type", severity)
     if re.search(r"\s", identifier):
@@ -54,8 +46,8 @@ def check_package(
     elif kind == MCPB:
         yield from _bundle(package, identifier, path)
     yield from _version(package, kind, path)
-    if known_base_urls:
-        yield from _base_url(package, kind, identifier, path)
+    if kind in sources:
+        yield from _source(package, sources[kind], path)
     yield from _transport(package, path)
     yield from _arguments(package, path)
 
@@ -92,19 +84,20 @@ def _bundle(package: Mapping[str, Any], identifier: str, path: str) -> Iterator[
         yield _issue(f"{path}.fileSha256", "is required for packages of mcpb", "mcpb-hash")
 
 
-def _base_url(package: Mapping[str, Any], kind: str, identifier: str, path: str) -> Iterator[Issue]:
-    allowed, given = BASE_URLS.get(kind), text(package, "registryBaseUrl")
-    if allowed and given and given.rstrip("/") not in allowed:
-        yield _issue(f"{path}.registryBaseUrl", f"must be {' or '.join(allowed)}", "base-url")
+def _source(package: Mapping[str, Any], allowed: Sequence[str], path: str) -> Iterator[Issue]:
+    kind, identifier, given = (text(package, name) for name in ("registryType", "identifier", "registryBaseUrl"))
+    among = f"one of {', '.join(allowed)}"
     if kind == OCI:
         first = identifier.partition("/")[0]
-        host = first if "." in first or ":" in first else "docker.io"
-        if not _is_at(host, _IMAGE_HOSTS):
-            yield _issue(f"{path}.identifier", f"must be an image of {', '.join(_IMAGE_HOSTS)}", "base-url")
-    if kind == MCPB:
+        host = first if "." in first or ":" in first else _IMAGE_HOST
+        if not _is_at(host, allowed):
+            yield _issue(f"{path}.identifier", f"must be an image of {among}", "base-url")
+    elif kind == MCPB:
         parts = _split(identifier)
-        if parts is not None and not _is_at(parts[1], _RELEASE_HOSTS):
-            yield _issue(f"{path}.identifier", f"must be a release of {' or '.join(_RELEASE_HOSTS)}", "base-url")
+        if parts is not None and not _is_at(parts[1], allowed):
+            yield _issue(f"{path}.identifier", f"must be a release of {among}", "base-url")
+    elif given and given.rstrip("/") not in allowed:
+        yield _issue(f"{path}.registryBaseUrl", f"must be {among}", "base-url")
 
 
 def _transport(package: Mapping[str, Any], path: str) -> Iterator[Issue]:
@@ -157,7 +150,7 @@ def _argument(argument: Mapping[str, Any], path: str) -> Iterator[Issue]:
             yield _issue(f"{path}.{field}", message, "argument-value")
 
 
-def _is_at(host: str, hosts: tuple[str, ...]) -> bool:
+def _is_at(host: str, hosts: Sequence[str]) -> bool:
     return any(host.endswith(known) if known.startswith(".") else host == known for known in hosts)
 
 

@@ -6,13 +6,13 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from hx_gateway.db.models.validation import unstorable
 from hx_gateway.errors import InvalidRequest
-from hx_gateway.registry.official.package_rules import check_package, unresolved
+from hx_gateway.registry.official.package_rules import Sources, check_package, unresolved
 from hx_gateway.registry.official.schema import SCHEMA_URL, SERVER, URL_TEMPLATE
 from hx_gateway.registry.official.shapes import Issue, Severity, below, check, objects, schema_issue, shown, text
 from hx_gateway.registry.official.versions import version_problem
@@ -30,13 +30,13 @@ _INTERNAL_HOSTS = (".local", ".localhost", ".internal", ".lan")
 class Rules:
     """Which rules hold that the official registry has for what everybody publishes on the internet.
 
-    ``known_base_urls``: packages come from the public registries only. ``known_registries``: of kinds that there are.
-    ``public_remotes``: a remote's host is one of the internet. ``publisher_meta_only``: of ``_meta`` only the
-    publisher's own part is kept. What is off is warned of, if it is worth it. That whoever publishes owns the packages
-    is nowhere looked at.
+    ``sources``: where packages may come from, by kind: base URLs, of images and bundles hosts; packages of a kind that
+    is not there come from anywhere. ``known_registries``: packages are of kinds that there are. ``public_remotes``: a
+    remote's host is one of the internet. ``publisher_meta_only``: of ``_meta`` only the publisher's own part is kept.
+    What is off is warned of, if it is worth it. That whoever publishes owns the packages is nowhere looked at.
     """
 
-    known_base_urls: bool = False
+    sources: Sources = field(default_factory=dict)
     known_registries: bool = True
     public_remotes: bool = False
     publisher_meta_only: bool = True
@@ -90,8 +90,9 @@ def _issues(document: Mapping[str, Any], rules: Rules) -> Iterator[Issue]:
     yield from _meta(document.get("_meta"), rules)
     packages, remotes = objects(document, "packages"), objects(document, "remotes")
     for index, package in packages:
-        strict = {"known_registries": rules.known_registries, "known_base_urls": rules.known_base_urls}
-        yield from check_package(package, f"packages[{index}]", **strict)
+        yield from check_package(
+            package, f"packages[{index}]", known_registries=rules.known_registries, sources=rules.sources
+        )
     seen: set[str] = set()
     for index, remote in remotes:
         yield from _remote(remote, f"remotes[{index}]", rules, seen)

@@ -20,6 +20,8 @@ from hx_gateway.registry.official.server_json import (
 )
 from tests.unit.registry.official.documents import BUNDLE, IMAGE, NPM, REMOTE, server
 
+PACKAGES = "https://packages.example.org"
+SOURCES = {"npm": (PACKAGES,), "oci": ("images.example.org",), "mcpb": (".example.org",)}
 HTTP = {"type": "streamable-http", "url": "https://x.example.com/{port}"}
 FULL = server(
     title="Mail",
@@ -29,7 +31,7 @@ FULL = server(
     packages=[
         {
             **NPM,
-            "registryBaseUrl": "https://registry.npmjs.org",
+            "registryBaseUrl": PACKAGES,
             "runtimeHint": "npx",
             "runtimeArguments": [{"type": "named", "name": "--quiet"}],
             "packageArguments": [{"type": "positional", "valueHint": "folder", "isRepeated": True}],
@@ -173,13 +175,25 @@ def test_a_variable_of_a_packages_address_is_one_of_its_inputs(more: dict[str, A
 
 
 @pytest.mark.parametrize(
+    "document",
+    [
+        package(registryBaseUrl=f"{PACKAGES}/"),
+        server(packages=[{**IMAGE, "identifier": "images.example.org/m:1"}]),
+        server(packages=[{**BUNDLE, "identifier": "https://files.example.org/m.mcpb"}]),
+    ],
+)
+def test_packages_of_a_place_that_is_allowed_are_let_through(document: dict[str, Any]) -> None:
+    assert found(document, Rules(sources=SOURCES)) == []
+
+
+@pytest.mark.parametrize(
     ("document", "rules", "reference"),
     [
-        (package(registryBaseUrl="https://npm.acme.example"), Rules(known_base_urls=True), "base-url"),
-        (server(packages=[{**IMAGE, "identifier": "reg.acme.example/m:1"}]), Rules(known_base_urls=True), "base-url"),
+        (package(registryBaseUrl="https://npm.acme.example"), Rules(sources=SOURCES), "base-url"),
+        (server(packages=[{**IMAGE, "identifier": "reg.acme.example/m:1"}]), Rules(sources=SOURCES), "base-url"),
         (
             server(packages=[{**BUNDLE, "identifier": "https://acme.example/m.mcpb"}]),
-            Rules(known_base_urls=True),
+            Rules(sources=SOURCES),
             "base-url",
         ),
         (
