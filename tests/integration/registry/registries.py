@@ -24,6 +24,22 @@ ANN = Author(key="key-ann", user="us-ann", request_id="req_test")
 CHAIN = AuditChain(b"k" * 32)
 
 
+class SetClock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True)
 class Registry:
     """``now`` is when everything happens; :meth:`at` gives the same at another time."""

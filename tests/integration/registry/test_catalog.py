@@ -27,25 +27,9 @@ from hx_gateway.registry import (
 )
 from hx_gateway.registry.catalog import Catalog, OnConflict
 from hx_gateway.registry.item_repository import ServiceSearch
-from tests.integration.registry.registries import NOON, Registry
+from tests.integration.registry.registries import Registry, SetClock
 
 AUDIT_KEY = b"k" * 32
-
-
-class SetClock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = NOON
-
-    def now(self) -> Any:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Desk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,29 +20,13 @@ from hx_gateway.registry.official.registry import OfficialRegistry, ServerPage
 from hx_gateway.registry.official.repository import Listing
 from hx_gateway.registry.official.rights import Reader
 from hx_gateway.registry.official.server_json import OFFICIAL_META, InvalidServer
-from tests.integration.registry.registries import NOON, Registry
+from tests.integration.registry.registries import Registry, SetClock
 from tests.unit.registry.official.documents import IMAGE, NPM, REMOTE, server
 
 AUDIT_KEY = b"k" * 32
 HOUR = timedelta(hours=1)
 MAIL = "com.example/mail"
 NAMESPACE = "com.acme"
-
-
-class SetClock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = NOON
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Desk:
