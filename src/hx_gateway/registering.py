@@ -20,6 +20,7 @@ from hx_gateway.registry.api.router import include, registry_routes
 from hx_gateway.registry.audit_trail import POSTGRES_CHANNEL
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.checks import Checks
 from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.changes import Change
 from hx_gateway.registry.feed.follow import ChangeFeed
@@ -91,6 +92,7 @@ class Registering:
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
             standing=Standing(transactions, self.prober),
+            checks=Checks(transactions, probing=self.prober is not None),
             history=History(transactions),
             dependencies=Dependencies(transactions),
             feed=self.feed,

@@ -400,10 +400,81 @@ def test_reports_and_decisions_and_signs_of_life_are_seen_at_once(desk: Desk) ->
     assert (enabled["status"], enabled["is_enabled"]) == ("unknown", True)
     assert desk.done("POST", "/services/weather/maintenance")["status"] == "maintenance"
     assert desk.done("PUT", "/services/weather/health", {"status": "unhealthy"})["status"] == "maintenance"
-    assert desk.done("DELETE", "/services/weather/maintenance")["status"] == "unknown"
+    assert desk.done("DELETE", "/services/weather/maintenance")["status"] == "healthy"
     assert desk.refused("PUT", "/services/weather/health", {"status": "fine"})[2] == "status"
     numbers = desk.done("GET", "/statistics")
-    assert (numbers["total"], numbers["by_status"]["unknown"], numbers["failure_count"]) == (2, 2, 1)
+    assert (numbers["total"], numbers["by_status"]["healthy"], numbers["failure_count"]) == (2, 2, 1)
+
+
+def test_a_report_says_why_and_a_heartbeat_what_the_service_is(desk: Desk) -> None:
+    desk.make("weather")
+    why = {"failure_class": "connect", "message": "nothing there"}
+    desk.done("PUT", "/services/weather/health", {"status": "unhealthy", **why})
+    shown = desk.done("GET", "/services/weather?expand=health")["expanded"]["health"]
+    assert (shown["failure_class"], shown["last_error"], shown["by_beats"]) == ("connect", "nothing there", True)
+    beat = {"ttl_s": 30, "status": "healthy", "version": "2", "metadata": {"host": "made up"}}
+    assert desk.done("POST", "/services/weather/heartbeat", beat) == {"updated": 1, "unknown": []}
+    assert desk.done("POST", "/services/weather/heartbeat", {"version": "2"})["updated"] == 1
+    service, health = desk.done("GET", "/services/weather"), desk.done("GET", "/services/weather/health")
+    assert (service["version"], service["service_metadata"]) == ("2", {"host": "made up"})
+    assert (health["status"], health["failure_class"], health["last_error"]) == ("healthy", None, None)
+    assert health["ttl_until"] is not None
+
+
+def test_up_to_a_thousand_beats_come_together(desk: Desk) -> None:
+    beats = [{"ref": f"s{number}", "ttl_s": 60, "response_time_ms": 1.5} for number in range(1000)]
+    answer = desk.done("POST", "/heartbeats", {"items": beats})
+    assert (answer["updated"], len(answer["unknown"])) == (0, 1000)
+    assert desk.refused("POST", "/heartbeats", {"items": [*beats, {"ref": "x"}]})[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "/services/x/heartbeat", {"ttl_s": 4}, "ttl_s"),
+        ("POST", "/services/x/heartbeat", {"ttl_s": 86_401}, "ttl_s"),
+        ("POST", "/services/x/heartbeat", {"ttl_s": 10**30}, "ttl_s"),
+        ("POST", "/services/x/heartbeat", {"ttl_s": "90"}, "ttl_s"),
+        ("POST", "/services/x/heartbeat", {"status": "maintenance"}, "status"),
+        ("POST", "/services/x/heartbeat", {"metadata": []}, "metadata"),
+        ("POST", "/services/x/heartbeat", {"version": "1\u0000"}, "version"),
+        ("POST", "/services/x/heartbeat", {"colour": "red"}, "colour"),
+        ("POST", "/heartbeats", {"items": [{"ref": "x", "response_time_ms": -1}]}, "items.0.response_time_ms"),
+        ("PUT", "/services/x/health", {"status": "unhealthy", "failure_class": "moon"}, "failure_class"),
+        ("PUT", "/services/x/health", {"status": "unhealthy", "message": "x" * 513}, "message"),
+        ("POST", "/services/x/check?level=l3", None, "level"),
+        ("POST", "/services/x/check?level=l1&wait=false", None, "level"),
+        ("POST", "/services/x/check?wait=perhaps", None, "wait"),
+        ("POST", "/services/check", {"selector": {"refs": []}}, "selector.refs"),
+        ("POST", "/services/check", {"selector": {"refs": ["x"] * 501}}, "selector.refs"),
+        ("POST", "/services/check", {}, "selector"),
+        ("GET", "/services/x?expand=mood", None, "expand"),
+        ("POST", "/services?probe=perhaps", {"name": "y"}, "probe"),
+    ],
+)
+def test_what_is_wrong_with_a_beat_a_report_or_a_check_is_named(
+    desk: Desk, method: str, path: str, body: object, param: str
+) -> None:
+    desk.make("x")
+    status, _, named = desk.refused(method, path, body)
+    assert (status, (named or "").startswith(param)) == (422, True), named
+    assert desk.names("/services") == ["x"]
+
+
+def test_why_goes_with_what_failed(desk: Desk) -> None:
+    desk.make("x")
+    assert desk.refused("PUT", "/services/x/health", {"status": "healthy", "message": "fine"})[0] == 422
+
+
+def test_the_checks_of_another_tenant_are_not_found(desk: Desk, people: People) -> None:
+    theirs = Desk(people)
+    theirs.make("secret")
+    job = theirs.done("POST", "/services/secret/check?wait=false", status=202)["job"]
+    assert theirs.done("GET", f"/checks/{job}")["due"] == 1
+    assert desk.refused("GET", f"/checks/{job}") == (404, "not_found", "job")
+    asked = desk.done("POST", "/services/check", {"selector": {"refs": ["secret"]}}, status=202)
+    assert (asked["due"], asked["unknown"]) == (0, ["secret"])
+    assert desk.refused("POST", "/services/check", {}, key=desk.reader)[:2] == (403, "permission_denied")
 
 
 def test_dependencies_go_both_ways_and_never_in_a_circle(desk: Desk) -> None:

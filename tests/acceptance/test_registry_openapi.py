@@ -113,6 +113,8 @@ def operations() -> list[tuple[str, str]]:
         f"{one}/dependents": "GET",
         f"{one}/dependencies/{{dependency}}": "PUT DELETE",
         f"{PREFIX}/heartbeats": "POST",
+        f"{many}/check": "POST",
+        f"{PREFIX}/checks/{{job}}": "GET",
         **{
             f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "health/summary", "audit", "changes", "events")
         },

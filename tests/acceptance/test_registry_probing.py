@@ -87,3 +87,58 @@ def test_a_maintenance_ends_by_itself(desk: Desk, server: McpProcess) -> None:
     health = desk.done("GET", "/services/trial/health")
     assert (health["admin_state"], health["observed"]) == ("maintenance", "healthy")
     assert desk.done("DELETE", "/services/trial/maintenance")["status"] == "healthy"
+
+
+def test_whoever_registers_a_service_is_told_how_it_is(desk: Desk, server: McpProcess) -> None:
+    body = {"name": "trial", "protocol": "http", "endpoint": server.url}
+    made = desk.done("POST", "/services?probe=true", body, status=201)
+    assert (made["status"], made["health"]["status"], made["health"]["level"]) == ("healthy", "healthy", "ready")
+    assert made["health"]["service_id"] == made["id"]
+    lost = {"name": "lost", "protocol": "tcp", "endpoint": "tcp://127.0.0.1:1"}
+    found = desk.done("POST", "/services?probe=true", lost, status=201)
+    assert (found["status"], found["health"]["failure_class"]) == ("unknown", "connect")
+    again = desk.ask("POST", "/services?probe=true&on_conflict=update", body)
+    assert (again.status, again.json()["health"]["status"]) == (200, "healthy")
+    desk.refused("POST", "/services?probe=true", {"name": "third"}, key=desk.reader)
+    assert "third" not in desk.names("/services")
+
+
+def test_a_check_on_another_level_is_told_and_does_not_count(desk: Desk, server: McpProcess) -> None:
+    fields = {"endpoint": server.url, "health_check_url": f"{server.url}-is-not-there"}
+    desk.make("trial", protocol="http", **fields)
+    usual = desk.done("POST", "/services/trial/check?level=l1")
+    assert (usual["failure_class"], usual["consecutive_failures"]) == ("http_status", 1)
+    other = desk.done("POST", "/services/trial/check?level=l2")
+    assert (other["level"], other["failure_class"], other["consecutive_failures"]) == ("ready", None, 1)
+    assert desk.done("GET", "/services/trial/health")["consecutive_failures"] == 1
+    desk.make("plain", protocol="http", endpoint=server.url)
+    assert desk.refused("POST", "/services/plain/check?level=l1") == (422, "invalid_request", "level")
+
+
+def test_many_are_checked_and_what_was_found_is_told_of(desk: Desk, server: McpProcess) -> None:
+    later = {"health": {"interval": 3600}}
+    for name, endpoint in (("up", server.url), ("down", "http://127.0.0.1:1/mcp")):
+        desk.make(name, protocol="http", endpoint=endpoint, config=later, tags=["asked"])
+    asked = desk.done("POST", "/services/check", {"selector": {"filter": {"tags": ["asked"]}}}, status=202)
+    assert (asked["due"], asked["unknown"]) == (2, [])
+    job = f"/checks/{asked['job']}"
+    desk.people.gateway.wait_until(lambda: desk.done("GET", job)["pending"] == 0, SECONDS)
+    items = {item["name"]: item for item in desk.done("GET", job)["items"]}
+    assert (items["up"]["status"], items["down"]["failure_class"]) == ("healthy", "connect")
+    one = desk.done("POST", "/services/up/check?wait=false", status=202)
+    assert one["due"] == 1
+    desk.people.gateway.wait_until(lambda: desk.done("GET", f"/checks/{one['job']}")["probed"] == 1, SECONDS)
+
+
+def test_a_service_that_falls_silent_is_unhealthy_and_its_followers_are_told_once(desk: Desk) -> None:
+    desk.make("agent")
+    since = desk.done("GET", "/changes")["next_since"]
+    assert desk.done("POST", "/services/agent/heartbeat", {"ttl_s": 5})["updated"] == 1
+    told: list[str] = []
+    for _ in range(2):
+        page = desk.done("GET", f"/changes?since={since}&types=service.status_changed&wait=60s")
+        since, told = page["next_since"], [*told, *(event["data"]["after"]["status"] for event in page["items"])]
+    assert told == ["healthy", "unhealthy"]
+    health = desk.done("GET", "/services/agent/health")
+    assert (health["failure_class"], health["last_error"][:18]) == ("timeout", "no heartbeat since")
+    assert desk.done("GET", f"/changes?since={since}&types=service.status_changed")["items"] == []

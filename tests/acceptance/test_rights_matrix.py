@@ -99,6 +99,8 @@ MATRIX: Mapping[str, str] = {
     f"GET {REGISTRY}/services/{{ref}}/health": OF_TENANT,
     f"GET {REGISTRY}/services/{{ref}}/health/history": OF_TENANT,
     f"POST {REGISTRY}/services/{{ref}}/check": OF_TENANT,
+    f"POST {REGISTRY}/services/check": A_KEY,
+    f"GET {REGISTRY}/checks/{{job}}": A_KEY,
     f"GET {REGISTRY}/services/{{ref}}/impact": OF_TENANT,
     f"POST {REGISTRY}/services/import": A_KEY,
     f"GET {REGISTRY}/services/export": A_KEY,
@@ -200,6 +202,7 @@ MADE_UP = {
     "{request_id}": "req_made_up",
     "{tag}": "made-up",
     "{method}": "github-at",
+    "{job}": "made-up",
 }
 BODIES: Mapping[str, object] = {
     "POST /v1/chat/completions": {"model": "hx-chat", "messages": [{"role": "user", "content": "hello"}]},

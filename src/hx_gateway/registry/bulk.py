@@ -127,8 +127,8 @@ class Bulk:
         outcome = BulkOutcome(dry_run=options.dry_run)
         deleted = fate == "restored"
         async with self._open(actor, options, outcome, fate) as items:
-            refs = await _refs(items, selection, options.max_affected)
-            ids = await _ids(items, refs, deleted=deleted)
+            refs = await refs_of(items, selection, options.max_affected)
+            ids = await ids_of(items, refs, deleted=deleted)
             wanted = list(dict.fromkeys(ids.values()))
             result = await change(items, wanted)
             done = {item.id: item for item in result.items}
@@ -161,7 +161,7 @@ class Bulk:
                 _undone(outcome)
 
 
-async def _ids(items: RegistryItemRepository, refs: Sequence[str], *, deleted: bool) -> dict[str, UUID]:
+async def ids_of(items: RegistryItemRepository, refs: Sequence[str], *, deleted: bool = False) -> dict[str, UUID]:
     """Return the ids that are meant, by what names them; what nothing has that name is left out."""
     ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
     names = [ref for ref in refs if ref not in ids]
@@ -275,7 +275,8 @@ def _told(error: HXError) -> dict[str, Any]:
     return {"error": error.message, "code": error.code, "param": error.param}
 
 
-async def _refs(items: RegistryItemRepository, selection: Selection, most: int) -> list[str]:
+async def refs_of(items: RegistryItemRepository, selection: Selection, most: int) -> list[str]:
+    """Return what is selected, each once. Raises ``InvalidField`` where that is more than ``most``."""
     refs = list(dict.fromkeys(selection.refs))
     cursor: str | None = None
     while selection.search is not None:

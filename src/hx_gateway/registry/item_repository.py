@@ -56,6 +56,7 @@ from hx_gateway.db.models.validation import unstorable
 from hx_gateway.registry.audit_trail import AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
+from hx_gateway.registry.intervals import first_wait
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
 from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
 from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Order, Page, Values
@@ -202,7 +203,12 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return await self._change_dependency(item_id, depends_on_id, RegistryItem.remove_dependency)
 
     async def update_health_status(
-        self, item_id: UUID, status: ServiceStatus, *, response_time_ms: float | None = None
+        self,
+        item_id: UUID,
+        status: ServiceStatus,
+        *,
+        response_time_ms: float | None = None,
+        why: tuple[str | None, str | None] = (None, None),
     ) -> RegistryItem:
         """Note what was found out about a service, or decided (:meth:`RegistryItem.update_health_status`).
 
@@ -210,14 +216,15 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         but those who probe the same service. One a transaction: whoever noted several, in another order than somebody
         else at the same time, could wait for it as it waits for them. Raises ``NotFound``.
         """
-        item = await self._count_only(item_id, status, response_time_ms)
+        noted = {"response_time_ms": response_time_ms, "why": why}
+        item = await self._count_only(item_id, status, noted)
         if item is not None:
             return item
         async with self._write():
             await self._trail.lock()
             (item,) = await self._locked([item_id])
             before = self._recorded(item)
-            self._note(item, status, response_time_ms)
+            self._note(item, status, noted)
             await self._finish("updated", [(item, before)])
             return item
 
@@ -378,15 +385,18 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         query = " & ".join(f"'{word}':*" for word in words)
         return RegistryItem.words.op("@@", is_comparison=True)(func.to_tsquery(_SIMPLE, query))
 
+    def _made(self, values: Values) -> RegistryItem:
+        item = super()._made(values)
+        item.health.check_at(item.created_at + first_wait(item))
+        return item
+
     async def _flush(self, items: Sequence[RegistryItem]) -> None:
         await super()._flush(items)
         await self._store_edges(items)
 
     # How
 
-    async def _count_only(
-        self, item_id: UUID, status: ServiceStatus, response_time_ms: float | None
-    ) -> RegistryItem | None:
+    async def _count_only(self, item_id: UUID, status: ServiceStatus, noted: Values) -> RegistryItem | None:
         """Note what does not change the service's status; ``None``, and nothing done, where it would."""
         query = self._query(include_deleted=False).where(
             RegistryItem.id == item_id, ItemHealth.status.in_(unchanged_by(status))
@@ -398,12 +408,12 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
                 # the tenant's lock before such a row: who holds one and asks for the other meets them.
                 await savepoint.rollback()
                 return None
-            self._note(item, status, response_time_ms)
+            self._note(item, status, noted)
             await self._session.flush()
             return item
 
-    def _note(self, item: RegistryItem, status: ServiceStatus, response_time_ms: float | None) -> None:
-        item.update_health_status(status, response_time_ms=response_time_ms, now=self._trail.now)
+    def _note(self, item: RegistryItem, status: ServiceStatus, noted: Values) -> None:
+        item.update_health_status(status, now=self._trail.now, **noted)
         item.validate_model()
 
     async def _lock_sights(self, item_ids: Collection[UUID]) -> Sequence[UUID]:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from hx_gateway.access.resources import Actor
-from hx_gateway.db.models.registry_items import ServiceStatus
-from hx_gateway.db.models.validation import identifier
+from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
 from hx_gateway.errors import NotImplementedHere
-from hx_gateway.registry.probing import HealthPeriod, HealthState, ProbedItems, Prober, ProbeRepository
-from hx_gateway.registry.references import found
-from hx_gateway.registry.transactions import Transactions
+from hx_gateway.registry.bulk import ids_of
+from hx_gateway.registry.merge_patch import merged
+from hx_gateway.registry.probing import (
+    Beat,
+    Described,
+    FailureClass,
+    HealthPeriod,
+    HealthState,
+    Level,
+    ProbedItems,
+    Prober,
+    ProbeRepository,
+)
+from hx_gateway.registry.probing.beat_repository import BeatingItems
+from hx_gateway.registry.probing.outcome import redacted
+from hx_gateway.registry.references import found, perhaps
+from hx_gateway.registry.transactions import Transaction, Transactions
+
+# How long whoever registers a service waits for what is found of it.
+FIRST_LOOK_SECONDS = 10.0
 
 
 class Standing:
@@ -29,18 +45,37 @@ class Standing:
         """Whether this process takes the failures it sees for its own."""
         return self._prober is not None and self._prober.self_preservation
 
-    async def health(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
+    async def health(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, include_deleted: bool = False
+    ) -> HealthState:
         """Return how a service is, and why."""
         async with self._transactions.open(actor, tenant_id, "standing.health") as transaction:
-            return HealthState.of(await found(transaction.items, ref))
+            return HealthState.of(await found(transaction.items, ref, include_deleted=include_deleted))
 
-    async def check(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> HealthState:
-        """Probe a service now. Raises ``NotImplementedHere`` in a gateway that does not probe."""
+    @property
+    def prober(self) -> Prober:
+        """Who probes. Raises ``NotImplementedHere`` in a gateway that does not."""
         if self._prober is None:
             raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
+        return self._prober
+
+    async def check(
+        self, actor: Actor, ref: str, *, tenant_id: str | None = None, level: Level | None = None
+    ) -> HealthState:
+        """Probe a service now, on a ``level`` where its probe knows both (:meth:`Prober.check_now`)."""
+        prober = self.prober
         async with self._transactions.open(actor, tenant_id, "standing.check") as transaction:
             item = await found(transaction.items, ref)
-        return await self._prober.check_now(transaction.tenant_id, item.id)
+        return await prober.check_now(transaction.tenant_id, item.id, level)
+
+    async def first_look(self, actor: Actor, item_id: str, *, tenant_id: str | None = None) -> HealthState:
+        """Probe a service that was just registered; return how it is after :data:`FIRST_LOOK_SECONDS` at most."""
+        try:
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                return await self.check(actor, item_id, tenant_id=tenant_id)
+        except TimeoutError:
+            # The probe goes on, and is written down once it ends.
+            return await self.health(actor, item_id, tenant_id=tenant_id)
 
     async def health_history(
         self, actor: Actor, ref: str, *, start: datetime, end: datetime, step: timedelta, tenant_id: str | None = None
@@ -58,18 +93,24 @@ class Standing:
         *,
         tenant_id: str | None = None,
         response_time_ms: float | None = None,
+        why: tuple[FailureClass | None, str | None] = (None, None),
         checked_at: datetime | None = None,
     ) -> dict[str, Any]:
         """Note what somebody found out about a service, or decided; return it as it is now.
 
-        What was ``checked_at`` a time before the last check that is known changes nothing.
+        ``why`` it is ``UNHEALTHY``, as a class and in words, is kept until it is found healthy. What was ``checked_at``
+        a time before the last check that is known changes nothing.
         """
+        kind, said = why
+        noted = None if kind is None else kind.value, None if said is None else redacted(said)
         async with self._transactions.open(actor, tenant_id, "standing.note_health") as transaction:
             items = transaction.items
             item = await found(items, ref)
             if checked_at is not None and item.last_health_check is not None and checked_at < item.last_health_check:
                 return item.to_dict()
-            return (await items.update_health_status(item.id, status, response_time_ms=response_time_ms)).to_dict()
+            return (
+                await items.update_health_status(item.id, status, response_time_ms=response_time_ms, why=noted)
+            ).to_dict()
 
     async def enable(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Let a service be used; where it was disabled, nothing is known of it until it is looked at again."""
@@ -93,14 +134,25 @@ class Standing:
             items = ProbedItems(transaction.session, transaction.trail)
             return (await items.end_maintenance((await found(items, ref)).id)).to_dict()
 
-    async def heartbeats(self, actor: Actor, refs: Sequence[str], *, tenant_id: str | None = None) -> list[str]:
-        """Note that services were seen just now, at most 500; return those of ``refs`` that there are not."""
-        ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
+    async def heartbeats(self, actor: Actor, beats: Sequence[str | Beat], *, tenant_id: str | None = None) -> list[str]:
+        """Note signs of life, at most ``MAX_BEATS``; return the refs among them that no service has.
+
+        Of several of one service the last one counts.
+        """
         async with self._transactions.open(actor, tenant_id, "standing.heartbeats") as transaction:
-            items = transaction.items
-            ids |= await items.ids_of([ref for ref in refs if ref not in ids])
-            seen = await items.bulk_update_last_seen(set(ids.values()))
-            return [ref for ref in refs if ids.get(ref) not in seen]
+            return await _beaten(transaction, [Beat(ref=beat) if isinstance(beat, str) else beat for beat in beats])
+
+    async def heartbeat(
+        self, actor: Actor, beat: Beat, described: Described, *, tenant_id: str | None = None
+    ) -> list[str]:
+        """Note a sign of life, and what the service says of itself where that is something else than is known."""
+        async with self._transactions.open(actor, tenant_id, "standing.heartbeat") as transaction:
+            item = await perhaps(transaction.items, beat.ref)
+            if item is not None:
+                changes = _news(item, described)
+                if changes:
+                    await transaction.items.update(item.id, changes)
+            return await _beaten(transaction, [beat])
 
     async def _decide(
         self,
@@ -120,3 +172,23 @@ class Standing:
             if over is None or item.status is over:
                 changes["status"] = status
             return (await items.update(item.id, changes)).to_dict()
+
+
+async def _beaten(transaction: Transaction, beats: Sequence[Beat]) -> list[str]:
+    refs = [beat.ref for beat in beats]
+    ids = await ids_of(transaction.items, refs)
+    items = BeatingItems(transaction.session, transaction.trail)
+    seen = await items.beat({ids[beat.ref]: beat for beat in beats if beat.ref in ids})
+    return [ref for ref in refs if ids.get(ref) not in seen]
+
+
+def _news(item: RegistryItem, described: Described) -> dict[str, Any]:
+    """Return what a service says of itself that is not known yet; of its metadata, members are merged (RFC 7396)."""
+    changes: dict[str, Any] = {}
+    if described.version is not None and described.version != item.version:
+        changes["version"] = described.version
+    if described.metadata is not None:
+        metadata = merged(item.service_metadata, described.metadata)
+        if metadata != item.service_metadata:
+            changes["service_metadata"] = metadata
+    return changes

@@ -94,6 +94,7 @@ ROWS = {
         "(tenant_id, item_id, bucket, successes, failures, measured, response_ms_sum, response_ms_max, response_times) "
         "VALUES ($1, md5($1)::uuid, now(), 1, 0, 0, 0, 0, '{}')"
     ),
+    "registry_checks": "(tenant_id, id, asked_at, item_ids) VALUES ($1, md5($1)::uuid, now(), '{}')",
     "registry_dependencies": (
         "(item_id, depends_on_id, tenant_id) VALUES (md5($1)::uuid, md5($1 || ' other')::uuid, $1)"
     ),

@@ -250,7 +250,7 @@ async def test_what_is_found_out_is_noted_and_sights_come_many_at_once(desk: Des
     desk.clock.time += timedelta(minutes=5)
     assert await desk.names(ServiceSearch(stale_for=timedelta(minutes=1))) == ["Maps", "weather"]
     numbers = await desk.catalog.statistics(desk.member)
-    assert (numbers["active"], numbers["by_status"]["healthy"]) == (2, 1)
+    assert (numbers["active"], numbers["by_status"]["healthy"]) == (2, 2)
 
 
 async def test_changes_are_in_the_audit_log_with_who_made_them(desk: Desk) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hx_gateway.cli.registry import files, graph, services, standing, watch
+from hx_gateway.cli.registry import checking, files, graph, services, standing, watch
 
 app = typer.Typer(help="The services of a running gateway's registry.", no_args_is_help=True)
 app.command("list")(services.list_services)
@@ -16,6 +16,7 @@ app.command()(services.restore)
 app.command()(standing.enable)
 app.command()(standing.disable)
 app.command()(standing.maintenance)
+app.command()(checking.check)
 app.command()(standing.heartbeat)
 app.command()(standing.report)
 app.command("import")(files.import_services)

@@ -142,3 +142,12 @@ def print_numbers(numbers: Mapping[str, Any]) -> None:
         else:
             shown.add_row(label, Text(plain(value)))
     Console().print(shown)
+
+
+CHECKED: Mapping[str, Cell] = {
+    "name": field("name"),
+    "status": status_cell,
+    "response": response_cell,
+    "probed": moment_cell("probed_at"),
+    "why": field("last_error"),
+}

@@ -11,7 +11,7 @@ from hx_gateway.cli.plain_text import plain
 from hx_gateway.cli.registry import options
 from hx_gateway.cli.registry.requests import PREFIX, Registry, say, where
 from hx_gateway.cli.start import fail
-from hx_gateway.registry.repository import MAX_BULK
+from hx_gateway.registry.probing.beats import MAX_BEATS
 
 
 def enable(
@@ -50,18 +50,23 @@ def report(
     status: Annotated[str, typer.Argument(metavar="STATUS", help="healthy, unhealthy, unknown, …")],
     response_time_ms: Annotated[float | None, typer.Option(help="How long it took to answer, in milliseconds.")] = None,
     checked_at: Annotated[str | None, typer.Option(help="When, in ISO 8601 with a zone; now unless given.")] = None,
+    failure_class: Annotated[str | None, typer.Option(help="Why it is unhealthy: connect, timeout, crashed, …")] = None,
+    message: Annotated[str | None, typer.Option(help="What happened, in a line.")] = None,
     tenant: options.TenantOption = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Note what was found out about a service, or decided."""
-    given = {"status": status, "response_time_ms": response_time_ms, "checked_at": checked_at}
+    given: dict[str, Any] = {"status": status, "response_time_ms": response_time_ms, "checked_at": checked_at}
+    given |= {"failure_class": failure_class, "message": message}
     body = {name: value for name, value in given.items() if value is not None}
     _act(Registry(url, key, tenant), "PUT", where(ref, "health"), body)
 
 
 def heartbeat(
     refs: Annotated[list[str], typer.Argument(metavar="REF", help="Names or ids of services.")],
+    ttl: Annotated[int | None, typer.Option(help="In how many seconds the next one comes at the latest; 90.")] = None,
+    status: Annotated[str | None, typer.Option(help="How they are: healthy or unhealthy.")] = None,
     tenant: options.TenantOption = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
@@ -70,8 +75,9 @@ def heartbeat(
 
     async def work(gateway: GatewayClient) -> tuple[int, list[str]]:
         noted, unknown = 0, list[str]()
-        for start in range(0, len(refs), MAX_BULK):
-            body = {"items": [{"ref": ref} for ref in refs[start : start + MAX_BULK]]}
+        said = {name: value for name, value in {"ttl_s": ttl, "status": status}.items() if value is not None}
+        for start in range(0, len(refs), MAX_BEATS):
+            body = {"items": [{"ref": ref, **said} for ref in refs[start : start + MAX_BEATS]]}
             answer = await gateway.ask("POST", f"{PREFIX}/heartbeats", {"tenant_id": tenant}, body)
             noted += answer["updated"]
             unknown += answer["unknown"]

@@ -17,7 +17,7 @@ MAX_NAME_CHARS = 50
 _SECONDS = {"interval": INTERVAL_SECONDS, "timeout": TIMEOUT_SECONDS}
 _THRESHOLDS = ("failures", "successes")
 _TEXTS = ("send", "expect")
-_SWITCHES = ("mcp",)
+_SWITCHES = ("mcp", "heartbeat")
 _KNOWN = (*_SECONDS, *_THRESHOLDS, *_TEXTS, *_SWITCHES)
 
 
@@ -27,6 +27,7 @@ class HealthConfig:
 
     ``interval`` and ``timeout`` are seconds; ``failures`` and ``successes`` how many in a row change its state.
     ``send`` and ``expect`` are for TCP, ``mcp`` asks TCP and Unix sockets for an MCP server.
+    ``heartbeat``: it is not asked at all, its own heartbeats say how it is.
     """
 
     interval: float | None = None
@@ -36,6 +37,7 @@ class HealthConfig:
     send: str | None = None
     expect: str | None = None
     mcp: bool = False
+    heartbeat: bool = False
 
 
 def health_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -69,7 +71,8 @@ def health_config(config: Mapping[str, Any]) -> HealthConfig:
         if _is_integer(health.get(name)):
             read[name] = min(max(health[name], THRESHOLD[0]), THRESHOLD[1])
     read |= {name: health[name] for name in _TEXTS if _is_text(health.get(name))}
-    return HealthConfig(**read, mcp=health.get("mcp") is True)
+    switches = {name: health.get(name) is True for name in _SWITCHES}
+    return HealthConfig(**{**read, **switches})
 
 
 def _broken_rule(name: str, value: Any) -> str | None:

@@ -35,7 +35,7 @@ from sqlalchemy.orm import Mapped, column_property, declared_attr, mapped_column
 
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS, FieldChange, TenantModel
-from hx_gateway.db.models.health_config import health_problems
+from hx_gateway.db.models.health_config import health_config, health_problems
 from hx_gateway.db.models.tenants import Tenant
 from hx_gateway.db.models.validation import (
     InvalidModel,
@@ -151,6 +151,9 @@ class ItemHealth(Base):
     found, which goes on being kept while somebody's decision counts. ``next_check_at`` is ``None`` for what is not
     probed; ``lease_until`` says who probes now, by a time that nobody else has. ``maintenance_until`` is when
     ``MAINTENANCE`` ends by itself.
+
+    ``probed_at`` is when a probe of it last ended, whatever it found. ``ttl_until`` is when a heartbeat is due at the
+    latest; ``by_beats`` says that nothing but those tells how it is.
     """
 
     __tablename__ = "registry_health"
@@ -188,11 +191,15 @@ class ItemHealth(Base):
     auth_required: Mapped[bool]
     level: Mapped[str | None] = mapped_column(String(CLASS_CHARS))
     maintenance_until: Mapped[datetime | None]
+    probed_at: Mapped[datetime | None]
+    ttl_until: Mapped[datetime | None]
+    by_beats: Mapped[bool]
 
     def __init__(self, **values: Any) -> None:
         unknown = dict.fromkeys(("status", "observed"), ServiceStatus.UNKNOWN)
         none = dict.fromkeys(("success_count", "failure_count", "consecutive_failures", "consecutive_successes"), 0)
-        super().__init__(**{**unknown, **none, "flapping": False, "transitions": [], "auth_required": False, **values})
+        no = dict.fromkeys(("flapping", "auth_required", "by_beats"), False)
+        super().__init__(**{**unknown, **none, **no, "transitions": [], **values})
 
     def check_at(self, when: datetime | None) -> None:
         """Let it be probed from ``when`` on, never where that is ``None``. What is found by a probe at work is void."""
@@ -358,6 +365,7 @@ class RegistryItem(TenantModel, _Ends):
         super().__init__(**values)
         due = None if self.deleted_at else self.created_at
         self.health = ItemHealth(tenant_id=self.tenant_id, item_id=self.id, next_check_at=due, **of_health)
+        self.health.by_beats = self._lives_by_beats()
         self.dependencies, self.dependents = _as_ids(dependencies), _as_ids(dependents)
 
     @classmethod
@@ -381,8 +389,10 @@ class RegistryItem(TenantModel, _Ends):
         changed = super().update_fields(**values)
         if "status" in changed:
             self.health.maintenance_until = None
-        if changed.keys() & _PROBED_ANEW and not self.is_deleted:
-            self.health.check_at(datetime.now(UTC))
+        if changed.keys() & _PROBED_ANEW:
+            self.health.by_beats = self._lives_by_beats()
+            if not self.is_deleted:
+                self.health.check_at(datetime.now(UTC))
         return changed
 
     def soft_delete(self, by: str | None = None, *, now: datetime | None = None) -> None:
@@ -420,19 +430,28 @@ class RegistryItem(TenantModel, _Ends):
         return shown if "health_score" in exclude else {**shown, "health_score": self.get_health_score()}
 
     def update_health_status(
-        self, status: ServiceStatus, *, response_time_ms: float | None = None, now: datetime | None = None
+        self,
+        status: ServiceStatus,
+        *,
+        response_time_ms: float | None = None,
+        why: tuple[str | None, str | None] = (None, None),
+        now: datetime | None = None,
     ) -> bool:
         """Note what was found out about the service, or decided; return whether that changed its status.
 
-        ``HEALTHY`` counts as a success and a sight of it, ``UNHEALTHY`` as a failure. Both leave ``MAINTENANCE`` and
+        ``HEALTHY`` counts as a success and a sight of it, ``UNHEALTHY`` as a failure: ``why`` is its class and what
+        happened, in so far as that is known, which a success clears. Both leave ``MAINTENANCE`` and
         ``DISABLED`` as they are: who decided that takes it back with ``UNKNOWN``, and it is probed at once.
         """
         status, now = ServiceStatus(status), now or datetime.now(UTC)
         if status is ServiceStatus.HEALTHY:
             self.success_count += 1
             self.last_seen = now
+            self.health.failure_class = self.health.last_error = None
         elif status is ServiceStatus.UNHEALTHY:
             self.failure_count += 1
+            if why != (None, None):
+                self.health.failure_class, self.health.last_error = why
         if status in _OBSERVED:
             self.last_health_check = now
             self.response_time_ms = self.response_time_ms if response_time_ms is None else response_time_ms
@@ -477,6 +496,20 @@ class RegistryItem(TenantModel, _Ends):
     def is_critical(self) -> bool:
         """Return whether it has the highest priority."""
         return self.priority is ServicePriority.CRITICAL
+
+    def _lives_by_beats(self) -> bool:
+        """Return whether nobody asks how it is: its ``config`` wants that, or there is no place to ask."""
+        config = self.config if isinstance(self.config, dict) else {}
+        if health_config(config).heartbeat:
+            return True
+        match self.protocol:
+            case ServiceProtocol.HTTP:
+                return not (self.endpoint or self.health_check_url)
+            case ServiceProtocol.WEBSOCKET:
+                return not self.endpoint
+            case ServiceProtocol.STDIO:
+                return config.get("command") is None and not self.auto_start
+        return not (self.endpoint or self.location)
 
 
 def _are_tags(tags: list[Any]) -> bool:

@@ -16,6 +16,7 @@ from hx_gateway.errors import HXError, InvalidRequest
 from hx_gateway.pipeline.context import Context
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
+from hx_gateway.registry.checks import Checks
 from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
@@ -25,6 +26,7 @@ from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
 _MARK_BYTES = 6
+_ENDS = frozenset({"dependencies", "dependents"})
 _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"')
 
 
@@ -35,6 +37,7 @@ class RegistryParts:
     catalog: Catalog
     bulk: Bulk
     standing: Standing
+    checks: Checks
     feed: ChangeFeed
     hot: HotReads
     history: History
@@ -134,10 +137,11 @@ def etag(item: Mapping[str, Any]) -> str:
     own, and a mark behind that.
     """
     expanded = item.get("expanded", {})
-    others = [(end, other["id"], other["row_version"]) for end, several in expanded.items() for other in several]
+    others = [(end, other["id"], other["row_version"]) for end in _ENDS & expanded.keys() for other in expanded[end]]
     if not item["dependents"] and not expanded:
         return f'W/"{item["row_version"]}"'
-    mark = blake2b(encoded([item["dependents"], *others]), digest_size=_MARK_BYTES).hexdigest()
+    seen = [item["dependents"], *sorted(others), expanded.get("health")]
+    mark = blake2b(encoded(seen), digest_size=_MARK_BYTES).hexdigest()
     return f'W/"{item["row_version"]}-{mark}"'
 
 

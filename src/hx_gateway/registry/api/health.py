@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from hx_gateway.access.errors import InvalidField
-from hx_gateway.db.models.registry_items import ServiceStatus
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Asks, answer
 from hx_gateway.registry.api.durations import Duration
 from hx_gateway.registry.api.parameters import Instant
+from hx_gateway.registry.api.schemas import CheckAsked, CheckMany, CheckOutcome, ServiceHealth
 from hx_gateway.registry.api.services import InTenant
 from hx_gateway.registry.api.standing import Where
-from hx_gateway.registry.probing import AdminState, FailureClass, Level
+from hx_gateway.registry.probing import Level
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 MOST_HISTORY = timedelta(days=7)
 DEFAULT_STEP = timedelta(minutes=5)
 MAX_PERIODS = 2100
+_LEVELS = {"l1": Level.REACHABLE, "l2": Level.READY}
 
 
 class HistoryOfHealthQuery(InTenant):
@@ -33,30 +34,13 @@ class HistoryOfHealthQuery(InTenant):
     bucket: Duration = DEFAULT_STEP
 
 
-class ServiceHealth(BaseModel):
-    """How a service is, with all that is known of why. Durations are seconds."""
+class CheckQuery(InTenant):
+    """How a service is probed: on a level where its probe knows both, as usual unless given."""
 
-    service_id: str
-    name: str
-    status: ServiceStatus
-    observed: ServiceStatus
-    admin_state: AdminState
-    maintenance_until: datetime | None
-    flapping: bool
-    consecutive_failures: int
-    consecutive_successes: int
-    failure_class: FailureClass | None
-    last_error: str | None
-    auth_required: bool
-    level: Level | None
-    response_time_ms: float | None
-    last_health_check: datetime | None
-    last_seen: datetime | None
-    next_check_at: datetime | None
-    interval_seconds: float
-    timeout_seconds: float
-    failures_to_unhealthy: int
-    successes_to_healthy: int
+    level: Literal["l1", "l2"] | None = Field(
+        None, description="`l1`: something takes the connection. `l2`: it answers as MCP has it."
+    )
+    wait: bool = Field(True, description="`false`: the answer comes at once, and the probe is made next.")
 
 
 class Period(BaseModel):
@@ -93,12 +77,36 @@ async def get_health(ref: str, ask: Asks, where: Where) -> Response:
     return answer((await ask.registry.standing.health(ask.actor, ref, tenant_id=where.tenant_id)).to_dict())
 
 
-@router.post("/services/{ref}/check", response_model=ServiceHealth)
-async def check_service(ref: str, ask: Asks, where: Where) -> Response:
+@router.post(
+    "/services/{ref}/check",
+    response_model=ServiceHealth,
+    responses={202: {"model": CheckAsked, "description": "It is probed next, and not waited for."}},
+)
+async def check_service(ref: str, ask: Asks, how: Annotated[CheckQuery, Query()]) -> Response:
     """Probe a service now, and show how it is then. It is one finding more: a status changes no sooner."""
-    state = await ask.registry.standing.check(ask.actor, ref, tenant_id=where.tenant_id)
-    ask.noted(where.tenant_id)
+    if not how.wait:
+        if how.level is not None:
+            raise InvalidField("level: goes with wait=true, for its answer is all that comes of it.", param="level")
+        return answer(await ask.registry.checks.ask_one(ask.actor, ref, tenant_id=how.tenant_id), status=202)
+    level = None if how.level is None else _LEVELS[how.level]
+    state = await ask.registry.standing.check(ask.actor, ref, tenant_id=how.tenant_id, level=level)
+    ask.noted(how.tenant_id)
     return answer(state.to_dict())
+
+
+@router.post("/services/check", status_code=202, response_model=CheckAsked)
+async def check_services(body: CheckMany, ask: Asks, where: Where) -> Response:
+    """Let up to 500 services be probed next. `GET /checks/{job}` tells for a day what was found."""
+    asked = await ask.registry.checks.ask(
+        ask.actor, body.selector.selection(), tenant_id=where.tenant_id, max_affected=body.max_affected
+    )
+    return answer(asked, status=202)
+
+
+@router.get("/checks/{job}", response_model=CheckOutcome)
+async def get_check(job: str, ask: Asks, where: Where) -> Response:
+    """Show what came of a check so far: of each service how it is, and whether it was probed since."""
+    return answer(await ask.registry.checks.outcome(ask.actor, job, tenant_id=where.tenant_id))
 
 
 @router.get("/services/{ref}/health/history", response_model=Periods)

@@ -31,6 +31,7 @@ _METHODS = {"GET": "read", "POST": "act", "PUT": "put", "PATCH": "update", "DELE
 # How a route of the table is named in logs and metrics, its method and its path.
 _COLLECTION = {"registry_list": ("GET", SERVICES), "registry_create": ("POST", SERVICES)}
 _OTHERS = {
+    "registry_check": ("GET", f"{PREFIX}/checks/{{rest}}"),
     "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
     "registry_statistics": ("GET", f"{PREFIX}/statistics"),
     "registry_graph": ("GET", f"{PREFIX}/graph"),

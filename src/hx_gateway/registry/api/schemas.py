@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
 
 from hx_gateway.db.models.base_model import NAME_CHARS
 from hx_gateway.db.models.registry_items import (
+    ERROR_CHARS,
     MAX_DEPENDENCIES,
     MAX_PORT,
     MAX_TAGS,
@@ -24,6 +25,8 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.http.strict_models import Strict, optional
 from hx_gateway.registry.api.parameters import Instant, ServiceFilters
 from hx_gateway.registry.bulk import Selection
+from hx_gateway.registry.probing import AdminState, Beat, Described, FailureClass, Level
+from hx_gateway.registry.probing.beats import DEFAULT_TTL, LONGEST_TTL, MAX_BEATS, SHORTEST_TTL
 from hx_gateway.registry.repository import MAX_BULK
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS, examples=["weather"])]
@@ -187,6 +190,16 @@ class HealthReport(Strict):
     checked_at: Instant | None = Field(
         None, description="When. What is older than the last check that is known changes nothing."
     )
+    failure_class: FailureClass | None = Field(None, description="Why it is unhealthy, as probes say it.")
+    message: Annotated[str, Field(min_length=1, max_length=ERROR_CHARS)] | None = Field(
+        None, description="What happened, in a line for people. Shown until it is found healthy."
+    )
+
+    @model_validator(mode="after")
+    def _reasons_of_what_failed(self) -> Self:
+        if self.status is not ServiceStatus.UNHEALTHY and (self.failure_class or self.message):
+            raise ValueError("failure_class and message go with the status unhealthy")
+        return self
 
 
 class Maintenance(Strict):
@@ -195,19 +208,88 @@ class Maintenance(Strict):
     until: Instant = optional()
 
 
-class Beat(Strict):
-    """A sign of life."""
+class SignOfLife(Strict):
+    """What a service says of itself by a heartbeat."""
+
+    ttl_s: Annotated[StrictInt, Field(ge=int(SHORTEST_TTL.total_seconds()), le=int(LONGEST_TTL.total_seconds()))] = (
+        Field(int(DEFAULT_TTL.total_seconds()), description="In how many seconds the next one comes at the latest.")
+    )
+    status: Literal["healthy", "unhealthy"] = optional(
+        description="How it is. Without it a service that lives by its heartbeats is healthy."
+    )
+
+    def beat(self, ref: str) -> Beat:
+        """Return what the registry is told."""
+        given = self.given()
+        return Beat(
+            ref=ref,
+            ttl=timedelta(seconds=self.ttl_s),
+            status=ServiceStatus(given["status"]) if "status" in given else None,
+            response_time_ms=given.get("response_time_ms"),
+        )
+
+
+class Heartbeat(SignOfLife):
+    """A sign of life of one service, and what it says of itself: written down where that is news."""
+
+    version: Annotated[str, Field(max_length=VERSION_CHARS)] = optional()
+    metadata: JsonObject = optional(description="Members of `service_metadata`; one that is `null` is taken out.")
+
+    def described(self) -> Described:
+        """Return what it says of itself."""
+        given = self.given()
+        return Described(version=given.get("version"), metadata=given.get("metadata"))
+
+
+class HeartbeatOfMany(SignOfLife):
+    """A sign of life of one of many services."""
 
     ref: Ref
+    response_time_ms: Milliseconds = optional()
 
 
 class Heartbeats(Strict):
     """Signs of life of many services."""
 
-    items: Annotated[list[Beat], Field(min_length=1, max_length=MAX_BULK)]
+    items: Annotated[list[HeartbeatOfMany], Field(min_length=1, max_length=MAX_BEATS)]
+
+
+class CheckMany(Strict):
+    """Which services are to be probed."""
+
+    selector: Selected
+    max_affected: Annotated[StrictInt, Field(ge=1, le=MAX_BULK)] = MAX_BULK
 
 
 # What is shown
+
+
+class ServiceHealth(BaseModel):
+    """How a service is, with all that is known of why. Durations are seconds."""
+
+    service_id: str
+    name: str
+    status: ServiceStatus
+    observed: ServiceStatus
+    admin_state: AdminState
+    maintenance_until: datetime | None
+    flapping: bool
+    consecutive_failures: int
+    consecutive_successes: int
+    failure_class: FailureClass | None
+    last_error: str | None
+    auth_required: bool
+    level: Level | None
+    response_time_ms: float | None
+    last_health_check: datetime | None
+    last_seen: datetime | None
+    next_check_at: datetime | None
+    by_beats: bool
+    ttl_until: datetime | None
+    interval_seconds: float
+    timeout_seconds: float
+    failures_to_unhealthy: int
+    successes_to_healthy: int
 
 
 class Service(BaseModel):
@@ -254,6 +336,12 @@ class Service(BaseModel):
     is_deleted: bool
     age_seconds: float
     health_score: float
+
+
+class RegisteredService(Service):
+    """A service that was just registered; with `probe=true` also how it is."""
+
+    health: ServiceHealth | None = None
 
 
 class ServiceList(BaseModel):
@@ -310,6 +398,41 @@ class HeartbeatsAnswer(BaseModel):
 
     updated: int
     unknown: list[str]
+
+
+class CheckAsked(BaseModel):
+    """That services are due to be probed: how many, which there are not, and by what to ask for what is found."""
+
+    job: str
+    due: int
+    unknown: list[str]
+
+
+class CheckedService(BaseModel):
+    """How a service of a check is. ``probed_at`` is ``null`` until it was probed."""
+
+    service_id: str
+    name: str
+    status: ServiceStatus
+    observed: ServiceStatus
+    failure_class: FailureClass | None
+    last_error: str | None
+    response_time_ms: float | None
+    probed_at: datetime | None
+
+
+class CheckOutcome(BaseModel):
+    """What came of a check so far. ``gone``: deleted since. ``by_status`` counts those that were probed."""
+
+    job: str
+    asked_at: datetime
+    expires_at: datetime
+    due: int
+    probed: int
+    pending: int
+    gone: int
+    by_status: dict[str, int]
+    items: list[CheckedService]
 
 
 class Numbers(BaseModel):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Body, Query, Request, Response
+from pydantic import Field
 
 from hx_gateway.access.idempotency import REPLAYED
 from hx_gateway.db.models.registry_items import ServiceStatus
@@ -24,6 +25,7 @@ from hx_gateway.registry.api.schemas import (
     BulkCreate,
     BulkPatch,
     BulkSelection,
+    RegisteredService,
     Restoration,
     Service,
     ServiceCreate,
@@ -50,13 +52,14 @@ class CreateQuery(InTenant):
     """How a service is made. With `restore` the last deleted one of its name comes back, if no living one has it."""
 
     on_conflict: OnConflict = "error"
+    probe: bool = Field(False, description="Probe it at once, and show how it is.")
 
 
 class ReadQuery(InTenant):
-    """How a service is shown. ``expand`` adds the services at the other ends, under ``expanded``."""
+    """How a service is shown. ``expand`` adds, under ``expanded``, the services at the other ends, or how it is."""
 
     include_deleted: bool = False
-    expand: Several[Literal["dependencies", "dependents"]] | None = None
+    expand: Several[Literal["dependencies", "dependents", "health"]] | None = None
 
 
 class DeleteQuery(InTenant):
@@ -149,10 +152,10 @@ async def restore_many(body: BulkSelection, ask: Asks, where: Annotated[InTenant
 @router.post(
     "/services",
     status_code=201,
-    response_model=Service,
+    response_model=RegisteredService,
     responses={
         **operations.headers(201, operations.ETAG, operations.LOCATION),
-        200: {"model": Service, "description": "One that has the name was set."},
+        200: {"model": RegisteredService, "description": "One that has the name was set."},
     },
 )
 async def create_service(
@@ -163,6 +166,10 @@ async def create_service(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Register a service."""
+    standing = ask.registry.standing
+    if how.probe:
+        # Before anything is registered: a gateway that does not probe refuses.
+        _ = standing.prober
     item, new = await ask.registry.catalog.create(
         ask.actor,
         body.given(),
@@ -173,7 +180,12 @@ async def create_service(
     headers = {"location": f"{request.scope['path']}/{item['id']}"}
     if item.pop(REPLAYED, False):
         headers[REPLAY_HEADER] = "true"
-    return shown(item, status=201 if new else 200, headers=headers)
+    headers["etag"] = etag(item)
+    if how.probe:
+        state = await standing.first_look(ask.actor, item["id"], tenant_id=how.tenant_id)
+        item = {**item, "status": state.status, "health": state.to_dict()}
+        ask.noted(how.tenant_id)
+    return answer(item, status=201 if new else 200, headers=headers)
 
 
 @router.get(
@@ -189,7 +201,7 @@ async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: 
             ask.actor, ref, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted
         )
         for end in parameters.expand or ():
-            item.setdefault("expanded", {})[end] = await _ends(ask, item["id"], end, parameters)
+            item.setdefault("expanded", {})[end] = await _expanded(ask, item["id"], end, parameters)
         return etag(item).encode() + b"\n" + encoded(item)
 
     key = ("service", ref, parameters.include_deleted, parameters.expand)
@@ -298,9 +310,14 @@ async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) 
     )
 
 
-async def _ends(
-    ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], parameters: ReadQuery
-) -> list[dict[str, Any]]:
+async def _expanded(
+    ask: Ask, item_id: str, end: Literal["dependencies", "dependents", "health"], parameters: ReadQuery
+) -> list[dict[str, Any]] | dict[str, Any]:
+    if end == "health":
+        state = await ask.registry.standing.health(
+            ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted
+        )
+        return state.to_dict()
     dependencies = ask.registry.dependencies
     at_end = dependencies.of if end == "dependencies" else dependencies.dependents_of
     return await at_end(ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted)

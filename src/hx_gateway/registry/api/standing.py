@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Response
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Ask, Asks, answer, shown
-from hx_gateway.registry.api.schemas import HealthReport, Heartbeats, HeartbeatsAnswer, Maintenance, Service
+from hx_gateway.registry.api.schemas import HealthReport, Heartbeat, Heartbeats, HeartbeatsAnswer, Maintenance, Service
 from hx_gateway.registry.api.services import InTenant
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 Where = Annotated[InTenant, Query()]
 _OPEN_ENDED = Maintenance()
+_ALIVE = Heartbeat()
 
 
 @router.put("/services/{ref}/health", response_model=Service)
@@ -26,6 +27,7 @@ async def report_health(ref: str, body: HealthReport, ask: Asks, where: Where) -
         body.status,
         tenant_id=where.tenant_id,
         response_time_ms=body.response_time_ms,
+        why=(body.failure_class, body.message),
         checked_at=body.checked_at,
     )
     ask.noted(where.tenant_id)
@@ -58,18 +60,21 @@ async def end_maintenance(ref: str, ask: Asks, where: Where) -> Response:
 
 
 @router.post("/services/{ref}/heartbeat", response_model=HeartbeatsAnswer)
-async def heartbeat(ref: str, ask: Asks, where: Where) -> Response:
-    """Note a sign of life of one service."""
-    return await _beat(ask, [ref], where)
+async def heartbeat(ref: str, ask: Asks, where: Where, body: Heartbeat = _ALIVE) -> Response:
+    """Note a sign of life of one service, and what it says of itself."""
+    beat, described = body.beat(ref), body.described()
+    unknown = await ask.registry.standing.heartbeat(ask.actor, beat, described, tenant_id=where.tenant_id)
+    return _noted(ask, where, 1, unknown)
 
 
 @router.post("/heartbeats", response_model=HeartbeatsAnswer)
 async def heartbeats(body: Heartbeats, ask: Asks, where: Where) -> Response:
-    """Note signs of life of up to 500 services at once."""
-    return await _beat(ask, [beat.ref for beat in body.items], where)
+    """Note signs of life of up to 1,000 services at once."""
+    beats = [one.beat(one.ref) for one in body.items]
+    unknown = await ask.registry.standing.heartbeats(ask.actor, beats, tenant_id=where.tenant_id)
+    return _noted(ask, where, len(beats), unknown)
 
 
-async def _beat(ask: Ask, refs: list[str], where: InTenant) -> Response:
-    unknown = await ask.registry.standing.heartbeats(ask.actor, refs, tenant_id=where.tenant_id)
+def _noted(ask: Ask, where: InTenant, beats: int, unknown: list[str]) -> Response:
     ask.noted(where.tenant_id)
-    return answer({"updated": len(refs) - len(unknown), "unknown": unknown})
+    return answer({"updated": beats - len(unknown), "unknown": unknown})

@@ -1,5 +1,6 @@
 """How the registry finds out how its services are: probes, what follows from them, and who takes turns at it."""
 
+from hx_gateway.registry.probing.beats import Beat, Described
 from hx_gateway.registry.probing.judgement import AdminState
 from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, Verdict
 from hx_gateway.registry.probing.prober import Prober
@@ -9,6 +10,8 @@ from hx_gateway.registry.probing.stdio_probe import StdioCommand
 
 __all__ = [
     "AdminState",
+    "Beat",
+    "Described",
     "FailureClass",
     "HealthPeriod",
     "HealthState",

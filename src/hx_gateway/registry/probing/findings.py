@@ -15,7 +15,10 @@ from hx_gateway.registry.probing.target import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A service as it was when a prober took it, to have it until ``lease_until``, which no other claim of it has."""
+    """A service as it was when a prober took it, to have it until ``lease_until``, which no other claim of it has.
+
+    ``by_beats``: nothing but its heartbeats says how it is; the next is due at ``ttl_until`` at the latest.
+    """
 
     tenant_id: str
     item_id: UUID
@@ -26,6 +29,9 @@ class Claim:
     status: ServiceStatus
     maintenance_until: datetime | None
     standing: Standing
+    by_beats: bool = False
+    ttl_until: datetime | None = None
+    last_seen: datetime | None = None
 
     @property
     def key(self) -> tuple[str, UUID]:
@@ -35,7 +41,7 @@ class Claim:
     @property
     def rules(self) -> Rules:
         """How it is probed."""
-        return rules_for(self.priority, self.target.protocol, self.target.health)
+        return rules_for(self.priority, self.target.protocol, self.target.health, by_beats=self.by_beats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ def judge(
                 standing=replace(standing, last_error=outcome.reason),
                 next_in_seconds=max(outcome.retry_after_seconds or 0.0, 2 * rules.interval),
             )
+        case Verdict.BEATING:
+            return Judgement(standing=standing, next_in_seconds=outcome.retry_after_seconds or rules.interval)
         case Verdict.UNASKED:
             return Judgement(standing=Standing(last_error=outcome.reason), next_in_seconds=rules.slowest)
     wanted = _wanted(counted, rules, in_grace=now < registered_at + GRACE)

@@ -29,12 +29,16 @@ class FailureClass(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What follows for the service: it is well, it is not, nothing new, or there is no way to ask it."""
+    """What follows for the service: it is well, it is not, nothing new, or there is no way to ask it.
+
+    ``BEATING``: nobody asked, and its heartbeats are not overdue.
+    """
 
     HEALTHY = "healthy"
     FAILED = "failed"
     UNDECIDED = "undecided"
     UNASKED = "unasked"
+    BEATING = "beating"
 
 
 class Level(StrEnum):

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from hx_gateway.access.errors import InvalidField
 from hx_gateway.db.models.registry_items import ServiceStatus
 from hx_gateway.errors import Unavailable
 from hx_gateway.kit.backoff import Backoff
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
+from hx_gateway.registry.probing.beats import listened
+from hx_gateway.registry.probing.check_repository import KEPT
 from hx_gateway.registry.probing.findings import Claim, Finding
 from hx_gateway.registry.probing.judgement import judge, status_after
-from hx_gateway.registry.probing.outcome import ProbeOutcome, Verdict
+from hx_gateway.registry.probing.outcome import Level, ProbeOutcome, Verdict
 from hx_gateway.registry.probing.probes import LEAVE_SECONDS, Probes
 from hx_gateway.registry.probing.repository import ProbeRepository, by_tenant
 from hx_gateway.registry.probing.rules import jittered
@@ -26,6 +30,7 @@ from hx_gateway.registry.probing.self_preservation import SelfPreservation
 from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
+from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.base import DependencyError
 from hx_gateway.services.egress.guard import EgressGuard
@@ -114,16 +119,22 @@ class Prober:
             # The claims lapse, and what was found is found again.
             _log.warning("prober_stopped_early", findings=len(self._unwritten), reason=_reason(error))
 
-    async def check_now(self, tenant_id: str, item_id: UUID) -> HealthState:
+    async def check_now(self, tenant_id: str, item_id: UUID, level: Level | None = None) -> HealthState:
         """Probe one service now, due or not, and return how it is then.
 
-        One finding more: it counts as any other does, and changes a state no sooner. Whoever probes the service at the
-        moment loses it. Goes on to the end where the caller does not wait. Raises ``NotFound``, and ``DependencyError``
-        while the database is away.
+        One finding more: it counts as any other does, and changes a state no sooner. One on another ``level`` than the
+        service is probed on is told and does not count. Whoever probes the service at the moment loses it. Goes on to
+        the end where the caller does not wait. Raises ``NotFound``, ``InvalidField`` for a level that its probe does
+        not know, and ``DependencyError`` while the database is away.
         """
         claim = await self.repository.claim_one(tenant_id, item_id, self._clock.now())
-        self._slots.take(claim.target.host)
-        task = asyncio.create_task(self._check(claim))
+        target = claim.target if level is None else claim.target.at(level)
+        if target is None or (level is not None and claim.by_beats):
+            await self.repository.put_off([claim])
+            raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
+        if not claim.by_beats:
+            self._slots.take(claim.target.host)
+        task = asyncio.create_task(self._check(claim) if target == claim.target else self._look(claim, target))
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
         return await asyncio.shield(task)
@@ -138,6 +149,10 @@ class Prober:
         self._preserve()
         begun, busy = 0, []
         for claim in claims:
+            if claim.by_beats:
+                self._find(claim, listened(claim, self._clock.now()))
+                begun += 1
+                continue
             if self._slots.full(claim.target.host):
                 busy.append(claim)
                 continue
@@ -156,8 +171,11 @@ class Prober:
     async def _probe_claim(self, claim: Claim) -> None:
         outcome = await self._probe(claim)
         if outcome is not None:
-            self._found.append((claim, outcome, self._clock.now()))
-            self._something.set()
+            self._find(claim, outcome)
+
+    def _find(self, claim: Claim, outcome: ProbeOutcome) -> None:
+        self._found.append((claim, outcome, self._clock.now()))
+        self._something.set()
 
     async def _check(self, claim: Claim) -> HealthState:
         outcome = await self._probe(claim)
@@ -165,8 +183,26 @@ class Prober:
             await self._write_all(self._judged([(claim, outcome, self._clock.now())]))
         return await self.repository.state(claim.tenant_id, claim.item_id)
 
+    async def _look(self, claim: Claim, target: Target) -> HealthState:
+        """Probe a service at another target than usual, and tell what was found without counting it."""
+        outcome = await self._probe(replace(claim, target=target))
+        await self.repository.put_off([claim])
+        state = await self.repository.state(claim.tenant_id, claim.item_id)
+        if outcome is None:
+            return state
+        return replace(
+            state,
+            failure_class=outcome.failure_class,
+            last_error=outcome.reason,
+            auth_required=outcome.auth_required,
+            level=outcome.level,
+            response_time_ms=outcome.response_time_ms,
+        )
+
     async def _probe(self, claim: Claim) -> ProbeOutcome | None:
         """Probe once there is a turn; ``None`` where the claim would lapse before the probe could end."""
+        if claim.by_beats:
+            return listened(claim, self._clock.now())
         host, rules = claim.target.host, claim.rules
         try:
             async with self._slots.turn(host):
@@ -195,7 +231,8 @@ class Prober:
             if claim.standing.observed is not ServiceStatus.HEALTHY or outcome.verdict is Verdict.UNASKED:
                 self._preservation.forget(claim.key)
             elif outcome.verdict is not Verdict.UNDECIDED:
-                self._preservation.note(claim.key, failed=not outcome.ok, now=now, interval=claim.rules.interval)
+                failing = outcome.verdict is Verdict.FAILED
+                self._preservation.note(claim.key, failed=failing, now=now, interval=claim.rules.interval)
         self._preserve()
         return [self._finding(claim, outcome, at) for claim, outcome, at in found]
 
@@ -212,7 +249,10 @@ class Prober:
         status = status_after(
             claim.status, claim.standing, judgement.standing, outcome, now=at, maintenance_until=until
         )
-        due = at + timedelta(seconds=jittered(judgement.next_in_seconds, self._draw))
+        seconds = judgement.next_in_seconds
+        # Beats are overdue at a time that is known, and no host is asked then.
+        exact = outcome.verdict is Verdict.BEATING
+        due = at + timedelta(seconds=seconds if exact else jittered(seconds, self._draw))
         if until is not None and until > at:
             due = min(due, until)
         self._tell(claim, judgement.began_flapping, judgement.ended_flapping)
@@ -281,6 +321,7 @@ class Prober:
 
     async def _prune(self) -> None:
         await self.repository.prune(self._clock.now() - self._history)
+        await self.repository.forget_checks(self._clock.now() - KEPT)
         await self._clock.sleep(jittered(PRUNE_SECONDS, self._draw))
 
     # How

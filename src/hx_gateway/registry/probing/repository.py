@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.db.models.base import JSON_OBJECT
 from hx_gateway.db.models.health_history import BUCKET_SECONDS, MAX_TIMES
+from hx_gateway.db.models.registry_checks import RegistryCheck
 from hx_gateway.db.models.registry_items import (
     ItemHealth,
     RegistryItem,
@@ -42,7 +44,8 @@ PRUNED_AT_ONCE = 5000
 
 _FIELDS = """
     h.tenant_id, h.item_id, h.lease_until, h.status, h.observed, h.consecutive_failures, h.consecutive_successes,
-    h.flapping, h.transitions, h.failure_class, h.last_error, h.auth_required, h.level, h.maintenance_until
+    h.flapping, h.transitions, h.failure_class, h.last_error, h.auth_required, h.level, h.maintenance_until,
+    h.by_beats, h.ttl_until, h.last_seen
 """
 _ITEM = """
     i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at
@@ -104,7 +107,7 @@ SET success_count = h.success_count + f.successes,
     next_check_at = f.next_check_at, lease_until = NULL, observed = f.observed,
     consecutive_failures = f.consecutive_failures, consecutive_successes = f.consecutive_successes,
     flapping = f.flapping, transitions = f.transitions, failure_class = f.failure_class, last_error = f.last_error,
-    auth_required = f.auth_required, level = f.level
+    auth_required = f.auth_required, level = f.level, probed_at = f.at
 FROM f WHERE h.tenant_id = f.tenant_id AND h.item_id = f.item_id
 RETURNING h.tenant_id, h.item_id, f.lease
 """)  # noqa: S608 - the names are ours
@@ -179,7 +182,8 @@ class ProbedItems(RegistryItemRepository):
             ours = [item for item in items if item.health.lease_until == by_id[item.id].claim.lease_until]
             before = [self._recorded(item) for item in ours]
             for item in ours:
-                _note(item, by_id[item.id])
+                note_finding(item, by_id[item.id])
+                item.health.probed_at = by_id[item.id].at
             await self._finish("updated", list(zip(ours, before, strict=True)))
             return [by_id[item.id] for item in ours]
 
@@ -283,6 +287,11 @@ class ProbeRepository:
             if gone < PRUNED_AT_ONCE:
                 return removed
 
+    async def forget_checks(self, before: datetime) -> None:
+        """Remove what was asked for before that."""
+        async with self._database.session(EVERY_TENANT) as session:
+            await session.execute(delete(RegistryCheck).where(RegistryCheck.asked_at < before))
+
     async def state(self, tenant_id: str, item_id: UUID) -> HealthState:
         """Return the health of a living service. Raises ``NotFound``."""
         async with self._transactions.of(tenant_id, Author(key=PROBER, request_id=new_request_id())) as transaction:
@@ -315,7 +324,7 @@ def by_tenant(findings: Iterable[Finding]) -> list[tuple[str, list[Finding]]]:
     return [(tenant, list(several)) for tenant, several in groupby(ordered, lambda finding: finding.claim.tenant_id)]
 
 
-def _note(item: RegistryItem, finding: Finding) -> None:
+def note_finding(item: RegistryItem, finding: Finding) -> None:
     """Put a finding on a locked item: the same as ``_WRITE``, and the status that counts as things are now."""
     health, claim, after = item.health, finding.claim, finding.judgement.standing
     status = status_after(
@@ -385,7 +394,6 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _claim(row: Mapping[Any, Any]) -> Claim:
-    failure_class, level = row["failure_class"], row["level"]
     return Claim(
         tenant_id=row["tenant_id"],
         item_id=UUID(str(row["item_id"])),
@@ -403,15 +411,28 @@ def _claim(row: Mapping[Any, Any]) -> Claim:
         registered_at=row["created_at"],
         status=ServiceStatus(row["status"]),
         maintenance_until=row["maintenance_until"],
-        standing=Standing(
-            observed=ServiceStatus(row["observed"]),
-            consecutive_failures=row["consecutive_failures"],
-            consecutive_successes=row["consecutive_successes"],
-            flapping=row["flapping"],
-            transitions=tuple(row["transitions"]),
-            failure_class=None if failure_class is None else FailureClass(failure_class),
-            last_error=row["last_error"],
-            auth_required=row["auth_required"],
-            level=None if level is None else Level(level),
-        ),
+        by_beats=row["by_beats"],
+        ttl_until=row["ttl_until"],
+        last_seen=row["last_seen"],
+        standing=_standing(row),
+    )
+
+
+def standing_of(health: ItemHealth) -> Standing:
+    """Return what is observed so far of a service whose row of health this is."""
+    return _standing({each.name: getattr(health, each.name) for each in fields(Standing)})
+
+
+def _standing(row: Mapping[Any, Any]) -> Standing:
+    failure_class, level = row["failure_class"], row["level"]
+    return Standing(
+        observed=ServiceStatus(row["observed"]),
+        consecutive_failures=row["consecutive_failures"],
+        consecutive_successes=row["consecutive_successes"],
+        flapping=row["flapping"],
+        transitions=tuple(row["transitions"]),
+        failure_class=None if failure_class is None else FailureClass(failure_class),
+        last_error=row["last_error"],
+        auth_required=row["auth_required"],
+        level=None if level is None else Level(level),
     )

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from hx_gateway.db.models.health_config import HealthConfig
 from hx_gateway.db.models.registry_items import ServicePriority, ServiceProtocol
+from hx_gateway.registry.intervals import usual_interval
 
 FAILURES = 3
 SUCCESSES = 2
 JITTER = 0.15
 BACKOFF_FACTOR = 1.5
-# To start a server only to ask it costs more than to ask one that runs.
-STDIO_INTERVAL_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +37,36 @@ class Rules:
         return max(self.interval, min(grown, self.slowest))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Times:
+    slowest: float
+    reach_seconds: float
+    ready_seconds: float
+
+
 _BY_PRIORITY = {
-    ServicePriority.CRITICAL: Rules(interval=15, slowest=60, reach_seconds=3, ready_seconds=5),
-    ServicePriority.HIGH: Rules(interval=30, slowest=120, reach_seconds=3, ready_seconds=5),
-    ServicePriority.MEDIUM: Rules(interval=60, slowest=300, reach_seconds=5, ready_seconds=10),
-    ServicePriority.LOW: Rules(interval=120, slowest=600, reach_seconds=5, ready_seconds=10),
+    ServicePriority.CRITICAL: _Times(slowest=60, reach_seconds=3, ready_seconds=5),
+    ServicePriority.HIGH: _Times(slowest=120, reach_seconds=3, ready_seconds=5),
+    ServicePriority.MEDIUM: _Times(slowest=300, reach_seconds=5, ready_seconds=10),
+    ServicePriority.LOW: _Times(slowest=600, reach_seconds=5, ready_seconds=10),
 }
 
 
-def rules_for(priority: ServicePriority, protocol: ServiceProtocol, config: HealthConfig) -> Rules:
-    """Return the rules of a service: its own where it has any, else those of its priority."""
+def rules_for(
+    priority: ServicePriority, protocol: ServiceProtocol, config: HealthConfig, *, by_beats: bool = False
+) -> Rules:
+    """Return the rules of a service: its own where it has any, else those of its priority.
+
+    Of one that lives by its heartbeats one word is enough that it is not well: nobody asks again.
+    """
     usual = _BY_PRIORITY[priority]
-    interval = max(usual.interval, STDIO_INTERVAL_SECONDS) if protocol is ServiceProtocol.STDIO else usual.interval
     return Rules(
-        interval=config.interval or interval,
+        interval=config.interval or usual_interval(priority, protocol),
         slowest=usual.slowest,
         reach_seconds=config.timeout or usual.reach_seconds,
         ready_seconds=config.timeout or usual.ready_seconds,
-        failures=config.failures or usual.failures,
-        successes=config.successes or usual.successes,
+        failures=1 if by_beats else config.failures or FAILURES,
+        successes=config.successes or SUCCESSES,
     )
 
 

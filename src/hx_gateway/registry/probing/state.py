@@ -21,7 +21,8 @@ class HealthState:
     """The health of one service. Times are aware UTC, ``None`` where there is none yet; durations are seconds.
 
     ``status`` is what counts, ``observed`` what probes found, ``admin_state`` what somebody decided. ``failure_class``
-    and ``last_error`` are of the last probe, and ``None`` where that one went well.
+    and ``last_error`` are of the last probe, and ``None`` where that one went well. ``by_beats``: nobody asks it, its
+    heartbeats say how it is; the next is due at ``ttl_until`` at the latest.
     """
 
     service_id: UUID
@@ -41,6 +42,8 @@ class HealthState:
     last_health_check: datetime | None
     last_seen: datetime | None
     next_check_at: datetime | None
+    by_beats: bool
+    ttl_until: datetime | None
     interval_seconds: float
     timeout_seconds: float
     failures_to_unhealthy: int
@@ -50,7 +53,7 @@ class HealthState:
     def of(cls, item: RegistryItem) -> HealthState:
         """Return the health of an item."""
         health = item.health
-        rules = rules_for(item.priority, item.protocol, health_config(item.config))
+        rules = rules_for(item.priority, item.protocol, health_config(item.config), by_beats=health.by_beats)
         return cls(
             service_id=item.id,
             name=item.name,
@@ -69,6 +72,8 @@ class HealthState:
             last_health_check=health.last_health_check,
             last_seen=health.last_seen,
             next_check_at=health.next_check_at,
+            by_beats=health.by_beats,
+            ttl_until=health.ttl_until,
             interval_seconds=rules.interval,
             timeout_seconds=rules.ready_seconds,
             failures_to_unhealthy=rules.failures,

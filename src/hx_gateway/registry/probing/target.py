@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from hx_gateway.db.models.health_config import HealthConfig, health_config
-from hx_gateway.db.models.registry_items import ServiceProtocol
+from hx_gateway.db.models.registry_items import RegistryItem, ServiceProtocol
+from hx_gateway.registry.probing.outcome import Level
 
 STDIO_HOST = "stdio"
 
@@ -24,6 +25,29 @@ class Target:
     health_check_url: str | None = None
     auto_start: bool = False
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, item: RegistryItem) -> Target:
+        """Return an item as its probe sees it."""
+        return cls(**{each.name: getattr(item, each.name) for each in fields(cls)})
+
+    def at(self, level: Level) -> Target | None:
+        """Return what is asked to look at it on that level; ``None`` where its probe does not know both."""
+        ready = level is Level.READY
+        match self.protocol:
+            case ServiceProtocol.TCP | ServiceProtocol.UNIX_SOCKET:
+                if self.health.mcp is ready:
+                    return self
+                return replace(
+                    self, config={**self.config, "health": {**(self.config.get("health") or {}), "mcp": ready}}
+                )
+            case ServiceProtocol.HTTP if self.health_check_url:
+                if not ready:
+                    return self
+                return replace(self, health_check_url=None) if self.endpoint else None
+            case ServiceProtocol.HTTP | ServiceProtocol.WEBSOCKET | ServiceProtocol.STDIO:
+                return self if ready else None
+        assert_never(self.protocol)
 
     @property
     def health(self) -> HealthConfig:

@@ -249,8 +249,8 @@ def test_what_is_done_to_a_service_is_asked_for_and_said(gateway: FakeGateway, c
 
 
 def test_signs_of_life_are_noted_in_parts_and_who_is_not_registered_is_named(gateway: FakeGateway) -> None:
-    assert told("heartbeat", *(f"s{number}" for number in range(501))) == "501 noted\n"
-    assert [len(asked[3]["items"]) for asked in gateway.asked] == [500, 1]
+    assert told("heartbeat", *(f"s{number}" for number in range(1001))) == "1001 noted\n"
+    assert [len(asked[3]["items"]) for asked in gateway.asked] == [1000, 1]
     result = run("heartbeat", "weather", "nobody")
     assert (result.exit_code, result.output) == (1, "1 noted\nhx-gateway: not registered: nobody\n")
 
