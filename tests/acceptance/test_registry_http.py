@@ -461,6 +461,53 @@ def test_what_is_wrong_with_a_beat_a_report_or_a_check_is_named(
     assert desk.names("/services") == ["x"]
 
 
+def test_a_workload_registers_itself_and_touches_nothing_else(desk: Desk) -> None:
+    key = desk.people.key(tenant_id=desk.tenant, scopes=["registry:register:acme-"])["key"]
+    put = "/services/acme-web?register=true"
+    desk.people.gateway.wait_until(lambda: desk.ask("PUT", put, {"name": "acme-web"}, key=key).status in (200, 201))
+    desk.make("other")
+    web = desk.done("PUT", put, {"name": "acme-web", "version": "2"}, key=key)
+    assert (web["version"], web["created_by"] != "admin") == ("2", True)
+    assert desk.done("PUT", put, {"name": "acme-web", "version": "2"}, key=key)["row_version"] == web["row_version"]
+    assert (
+        desk.done("PUT", "/services/acme-2?register=true", {"name": "acme-2"}, key=key, status=201)["name"] == "acme-2"
+    )
+    assert desk.done("POST", "/services/acme-web/heartbeat", {"version": "3"}, key=key)["updated"] == 1
+    assert desk.done("POST", "/heartbeats", {"items": [{"ref": "acme-web"}, {"ref": "acme-9"}]}, key=key) == {
+        "updated": 1,
+        "unknown": ["acme-9"],
+    }
+    refused = (403, "permission_denied")
+    for method, path, body in (
+        ("PUT", "/services/other?register=true", {"name": "other"}),
+        ("PUT", "/services/acme-web", {"name": "acme-web"}),
+        ("PUT", "/services/acme-web/health", {"status": "healthy"}),
+        ("POST", "/services/other/heartbeat", {}),
+        ("POST", f"/services/{web['id']}/heartbeat", {}),
+        ("POST", "/heartbeats", {"items": [{"ref": "acme-web"}, {"ref": "other"}]}),
+        ("POST", "/services", {"name": "acme-3"}),
+        ("POST", "/services?probe=true", {"name": "acme-3"}),
+        ("POST", "/services/acme-web/check", None),
+        ("POST", "/services/acme-web/disable", None),
+        ("POST", "/services/import", {"format": "mcp_servers", "payload": {}}),
+        ("DELETE", "/services/acme-web", None),
+        ("GET", "/services/acme-web", None),
+        ("GET", "/services", None),
+    ):
+        assert desk.refused(method, path, body, key=key)[:2] == refused, (method, path)
+    renamed = desk.refused("PUT", put, {"name": "other"}, key=key)
+    assert renamed == (422, "invalid_request", "name")
+    assert sorted(desk.names("/services")) == ["acme-2", "acme-web", "other"]
+
+
+def test_whoever_may_write_registers_under_any_name(desk: Desk) -> None:
+    assert desk.done("PUT", "/services/web?register=true", {"name": "web"}, status=201)["row_version"] == 1
+    tag = {"if-match": 'W/"7"'}
+    assert desk.refused("PUT", "/services/web?register=true", {"name": "web"}, headers=tag)[0] == 412
+    assert desk.refused("PUT", "/services/api?register=true", {"name": "api"}, headers=tag)[0] == 404
+    assert desk.refused("PUT", "/services/web?register=true", {"name": "web"}, key=desk.reader)[0] == 403
+
+
 def test_why_goes_with_what_failed(desk: Desk) -> None:
     desk.make("x")
     assert desk.refused("PUT", "/services/x/health", {"status": "healthy", "message": "fine"})[0] == 422

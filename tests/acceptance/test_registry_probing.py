@@ -96,7 +96,7 @@ def test_whoever_registers_a_service_is_told_how_it_is(desk: Desk, server: McpPr
     assert made["health"]["service_id"] == made["id"]
     lost = {"name": "lost", "protocol": "tcp", "endpoint": "tcp://127.0.0.1:1"}
     found = desk.done("POST", "/services?probe=true", lost, status=201)
-    assert (found["status"], found["health"]["failure_class"]) == ("unknown", "connect")
+    assert (found["status"], found["health"]["failure_class"]) == ("unknown", "egress_denied")
     again = desk.ask("POST", "/services?probe=true&on_conflict=update", body)
     assert (again.status, again.json()["health"]["status"]) == (200, "healthy")
     desk.refused("POST", "/services?probe=true", {"name": "third"}, key=desk.reader)
@@ -124,7 +124,7 @@ def test_many_are_checked_and_what_was_found_is_told_of(desk: Desk, server: McpP
     job = f"/checks/{asked['job']}"
     desk.people.gateway.wait_until(lambda: desk.done("GET", job)["pending"] == 0, SECONDS)
     items = {item["name"]: item for item in desk.done("GET", job)["items"]}
-    assert (items["up"]["status"], items["down"]["failure_class"]) == ("healthy", "connect")
+    assert (items["up"]["status"], items["down"]["failure_class"]) == ("healthy", "egress_denied")
     one = desk.done("POST", "/services/up/check?wait=false", status=202)
     assert one["due"] == 1
     desk.people.gateway.wait_until(lambda: desk.done("GET", f"/checks/{one['job']}")["probed"] == 1, SECONDS)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from hx_gateway.access.errors import ExceedsGrantor
-from hx_gateway.access.principal import Principal, Role, Scope
+from hx_gateway.access.principal import Principal, Role, Scope, split_scope
 from hx_gateway.access.resources import ResourceKind
 from hx_gateway.allowances import Budget, Period, ScopeKind, ScopeLimits
 from hx_gateway.errors import Forbidden
@@ -156,7 +156,7 @@ def check_offer(principal: Principal, offer: Offer, fields: Collection[str]) -> 
     platform = principal.role is Role.PLATFORM_ADMIN
     limits, budgets = own_limits(principal), own_budgets(principal)
     within = {
-        "scopes": platform or set(offer.scopes) <= {scope.value for scope in principal.scopes},
+        "scopes": platform or all(_gives(principal, scope) for scope in offer.scopes),
         "models": platform or all(any(_covered(globs, own) for globs in offer.models) for own in principal.models),
         "allowed_routes": all(_routes_within(offer.allowed_routes, own) for own in principal.allowed_routes),
         "expires_at": _ends_within(offer.expires_at, principal.expires_at),
@@ -190,6 +190,7 @@ def held_to(principal: Principal, grantor: Principal) -> Principal:
     return replace(
         held,
         scopes=principal.scopes & grantor.scopes,
+        bound=frozenset(scope for scope in principal.bound if _gives(grantor, scope)),
         models=_both(principal.models, grantor.models),
         role=max(principal.role, highest, key=_FROM_THE_TOP.index),
         admin_teams=teams,
@@ -231,6 +232,14 @@ def _administered(principal: Principal) -> frozenset[str]:
 
 def _forbidden() -> Forbidden:
     return Forbidden("Your key does not have the right to this: ask an administrator.")
+
+
+def _gives(principal: Principal, scope: str) -> bool:
+    """Return whether a right is one of the principal's own, or one to a prefix within one of its own."""
+    bound, prefix = split_scope(scope)
+    if bound is not None:
+        return any(prefix.startswith(own) for own in principal.prefixes(bound))
+    return scope in {own.value for own in principal.scopes}
 
 
 def _covered(globs: Collection[str], by: Collection[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from hx_gateway.access.grants import held_to
 from hx_gateway.access.key_rows import KeyRecord, load_all_active, load_key
 from hx_gateway.access.known_key import KnownKey, Standing, owners_of
-from hx_gateway.access.principal import KeyId, Principal, Role, Scope, TenantId
+from hx_gateway.access.principal import KeyId, Principal, Role, Scope, TenantId, split_scope
 from hx_gateway.allowances import Allowance, Rate, ScopeKind, ScopeLimits
 
 _ANY_IMPORTED = "SELECT EXISTS (SELECT FROM hx_gateway.api_keys WHERE imported_sha256 IS NOT NULL)"
@@ -112,6 +112,7 @@ def principal_of(record: KeyRecord) -> Principal:
         key_id=KeyId(record.id),
         tenant_id=TenantId(record.tenant_id),
         scopes=frozenset(scopes),
+        bound=frozenset(name for name in record.scopes if split_scope(name)[1]),
         role=role,
         team_id=record.team_id,
         user_id=record.user_id,

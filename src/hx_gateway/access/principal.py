@@ -30,6 +30,16 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class BoundScope(StrEnum):
+    """A right to what begins with a prefix, which is written behind it: ``registry:register:acme-``."""
+
+    REGISTER = "registry:register"
+
+
+# Whoever holds this one needs no other for any prefix.
+WIDER = {BoundScope.REGISTER: Scope.REGISTRY_WRITE}
+
+
 class Role(StrEnum):
     """What a caller is among those who administer tenants, teams and keys; from the most powerful to the least."""
 
@@ -48,7 +58,7 @@ class Principal:
     each of key, user, team and tenant that has one, and of the keys above it: a model must match one glob of every
     list. ``aliases`` are the key's own, taken one step and before the configured ones. ``allowed_routes`` are lists of
     globs of paths in the same way, of the key and of those above it (none: all that its scopes allow). Without an
-    ``allowance`` nothing is counted.
+    ``allowance`` nothing is counted. ``bound`` are rights to what begins with a prefix, as they are written.
     """
 
     key_id: KeyId
@@ -65,10 +75,17 @@ class Principal:
     allowance: Allowance | None = field(default=None, hash=False)
     expires_at: datetime | None = None
     tags: tuple[str, ...] = ()
+    bound: frozenset[str] = frozenset()
 
     def holds(self, needed: frozenset[Scope]) -> bool:
         """Return whether every right in ``needed`` is held."""
         return needed <= self.scopes
+
+    def prefixes(self, scope: BoundScope) -> tuple[str, ...]:
+        """Return what names begin with that the right is for: ``""`` where it is for all."""
+        if WIDER[scope] in self.scopes:
+            return ("",)
+        return tuple(sorted(prefix for of, prefix in map(split_scope, self.bound) if of is scope))
 
     def may_use(self, model: str) -> bool:
         """Return whether calls of ``model`` are allowed. An empty list allows none, no list at all allows every one."""
@@ -77,6 +94,14 @@ class Principal:
     def may_take(self, path: str) -> bool:
         """Return whether the decoded ``path`` is among the routes that the key is confined to."""
         return all(any(fnmatchcase(path, glob) for glob in globs) for globs in self.allowed_routes)
+
+
+def split_scope(written: str) -> tuple[BoundScope | None, str]:
+    """Return the right and the prefix of what was written; ``None`` where it is no such right."""
+    for scope in BoundScope:
+        if written.startswith(f"{scope}:"):
+            return scope, written.removeprefix(f"{scope}:")
+    return None, ""
 
 
 class Authenticator(Protocol):

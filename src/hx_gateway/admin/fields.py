@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from hx_gateway.access.principal import Scope
+from hx_gateway.access.principal import BoundScope, Scope
 from hx_gateway.allowances import MAX_PARALLEL, MAX_PER_MINUTE
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.kit.money import MAX_USD, usd_to_nano
@@ -121,14 +121,23 @@ AuditAction = Literal["created", "updated", "deleted", "restored", "rotated", "b
 BudgetPeriod = Literal["day", "week", "month", "total"]
 
 
-def _check_scope(value: Scope) -> Scope:
-    if value is Scope.ADMIN:
+def _check_scope(value: str) -> str:
+    if value == Scope.ADMIN:
         raise ValueError("'admin' is not given as a scope: set admin_role")
+    if value not in _SCOPES and not _BOUND_SCOPE.fullmatch(value):
+        raise ValueError(f"must be one of {', '.join(_SCOPES)}, or {' or '.join(BoundScope)} with a prefix behind it")
     return value
 
 
+_SCOPES = tuple(scope.value for scope in Scope if scope is not Scope.ADMIN)
+# What the names of services may begin with, and no control character.
+_BOUND_SCOPE = re.compile(rf"(?:{'|'.join(BoundScope)}):[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{{0,199}}")
+_IN_THE_DOCUMENT: dict[str, Any] = {
+    "anyOf": [{"enum": [*_SCOPES]}, {"pattern": rf"^({'|'.join(BoundScope)}):[A-Za-z0-9._/-]{{1,200}}$"}]
+}
+
 Scopes = Annotated[
-    list[Annotated[Scope, AfterValidator(_check_scope)]],
+    list[Annotated[str, AfterValidator(_check_scope), Field(json_schema_extra=_IN_THE_DOCUMENT)]],
     Field(description="Rights of the key.", examples=[["models"]]),
     AfterValidator(_check_distinct),
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from hx_gateway.access.principal import Role, Scope
+from hx_gateway.access.principal import BoundScope, Role, Scope
 from hx_gateway.errors import InvalidRequest, MethodNotAllowed
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.translate.openai import ModelRequest
@@ -32,11 +32,15 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may use a route, which rights they need, and which role (``None``: any)."""
+    """Who may use a route, which rights they need, and which role (``None``: any).
+
+    A right to any prefix (``bound``) lets in too: the handler says which names it is good for.
+    """
 
     who: Who
     scopes: frozenset[Scope] = frozenset()
     roles: frozenset[Role] | None = None
+    bound: BoundScope | None = None
 
 
 ANYONE = Policy(Who.ANYONE)

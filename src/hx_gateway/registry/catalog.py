@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from hx_gateway.access.errors import no_such
 from hx_gateway.access.idempotency import Repetition, fingerprint
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import RegistryItem
@@ -132,6 +133,23 @@ class Catalog:
             await items.lock()
             item = await found(items, ref)
             return (await self._set(items, item, {**RegistryItem.defaults(), **fields}, expected_version)).to_dict()
+
+    async def register(
+        self, actor: Actor, fields: Values, *, tenant_id: str | None = None, expected_version: int | None = None
+    ) -> tuple[dict[str, Any], bool]:
+        """Make a service of that name, or set all fields of the one that has it; return it, and whether it is new.
+
+        Sent again it changes nothing. An ``expected_version`` is of one that is there: without any, ``NotFound``.
+        """
+        async with self._open(actor, tenant_id, "services.register") as items:
+            await items.lock()
+            named = await items.get_by_name(fields["name"])
+            if named is None and expected_version is not None:
+                raise no_such(SERVICE, fields["name"])
+            if named is None:
+                return (await items.create(await with_ids(items, fields))).to_dict(), True
+            changes = {**RegistryItem.defaults(), **fields}
+            return (await self._set(items, named, changes, expected_version)).to_dict(), False
 
     async def delete(
         self,

@@ -261,3 +261,17 @@ def test_defaults_never_exceed_their_giver() -> None:
     given = grants.defaults(giver, None)
     budgets = [(one["period"], one["limit_nano"]) for one in given.pop("budgets")]
     grants.check_offer(giver, Offer(**given, budgets=budgets), {*given, "budgets"})
+
+
+def test_a_right_to_a_prefix_is_given_within_ones_own() -> None:
+    writer = principal(Role.TENANT_ADMIN, scopes=frozenset({Scope.REGISTRY_WRITE}))
+    own = principal(Role.TENANT_ADMIN, bound=frozenset({"registry:register:acme-"}))
+    narrow, wide = "registry:register:acme-web-", "registry:register:ac"
+    assert not exceeds(writer, "scopes", scopes=[narrow])
+    assert not exceeds(own, "scopes", scopes=[narrow])
+    assert exceeds(own, "scopes", scopes=[wide])
+    assert exceeds(own, "scopes", scopes=["registry:write"])
+    assert exceeds(principal(Role.TENANT_ADMIN), "scopes", scopes=[narrow])
+    made = principal(Role.MEMBER, bound=frozenset({narrow, wide}))
+    assert grants.held_to(made, own).bound == {narrow}
+    assert grants.held_to(made, writer).bound == {narrow, wide}

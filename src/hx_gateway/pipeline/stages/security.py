@@ -85,12 +85,18 @@ class SecurityStage:
         )
 
 
+def check_holds(principal: Principal, scopes: frozenset[Scope]) -> None:
+    """Raise ``Forbidden`` where ``principal`` does not hold all of ``scopes``."""
+    if not principal.holds(scopes):
+        missing = ", ".join(sorted(scopes - principal.scopes))
+        raise Forbidden(f"The API key lacks the right {missing!r}.")
+
+
 def check_rights(principal: Principal, ctx: Context) -> None:
     """Raise ``Forbidden`` where the route's policy, or the key's own, keeps ``principal`` out."""
     policy = ctx.route.policy
-    if not principal.holds(policy.scopes):
-        missing = ", ".join(sorted(policy.scopes - principal.scopes))
-        raise Forbidden(f"The API key lacks the right {missing!r}.")
+    if not principal.holds(policy.scopes) and not (policy.bound and principal.prefixes(policy.bound)):
+        check_holds(principal, policy.scopes)
     if policy.roles is not None and principal.role not in policy.roles:
         allowed = ", ".join(sorted(policy.roles))
         raise Forbidden(f"The API key's role {principal.role.value!r} may not do this; needed is one of: {allowed}.")

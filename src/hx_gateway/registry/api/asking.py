@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from fastapi import Depends, Header, Request, Response
 
+from hx_gateway.access.principal import BoundScope
 from hx_gateway.access.resources import Actor
-from hx_gateway.errors import HXError, InvalidRequest
+from hx_gateway.db.models.validation import identifier
+from hx_gateway.errors import Forbidden, HXError, InvalidRequest
 from hx_gateway.pipeline.context import Context
+from hx_gateway.pipeline.stages.security import check_holds
 from hx_gateway.registry.bulk import Bulk
 from hx_gateway.registry.catalog import Catalog
 from hx_gateway.registry.checks import Checks
@@ -72,6 +76,19 @@ class Ask:
         """Let nobody see here how services stood before."""
         self.registry.hot.forget(tenant_of(self.actor, tenant_id))
 
+    def check_registers(self, name: str) -> None:
+        """Raise ``Forbidden`` for a service that is not the key's to register: which it names, by its own prefix."""
+        prefixes = self.actor.principal.prefixes(BoundScope.REGISTER)
+        if "" in prefixes:
+            return
+        # What reads like an id would be taken for one.
+        if isinstance(identifier(name), UUID) or not name.startswith(prefixes):
+            shown = ", ".join(prefixes) or "nothing"
+            raise Forbidden(
+                f"The API key may register what begins with {shown}: name such a service, not {name[:200]!r}.",
+                param="ref",
+            )
+
     def version(self, if_match: str | None) -> int | None:
         """Return the version that a change is of, ``None`` for whichever.
 
@@ -100,12 +117,23 @@ def actor_of(ctx: Context) -> Actor:
 
 
 def ask_of(request: Request) -> Ask:
-    """Return the view of the caller that the pipeline found."""
+    """Return the view of the caller that the pipeline found.
+
+    Raises ``Forbidden`` for a right to some names only, which the route may have let in for the sake of others.
+    """
+    ctx = request.state.hx
+    check_holds(ctx.principal, ctx.route.policy.scopes)
+    return naming_ask_of(request)
+
+
+def naming_ask_of(request: Request) -> Ask:
+    """Return the same for a route that asks :meth:`Ask.check_registers` for each service it is about."""
     actor = actor_of(request.state.hx)
     return Ask(request.app.state.registry, actor, "no-cache" in request.headers.get("cache-control", ""))
 
 
 Asks = Annotated[Ask, Depends(ask_of)]
+NamingAsks = Annotated[Ask, Depends(naming_ask_of)]
 IfMatch = Annotated[
     str | None,
     Header(

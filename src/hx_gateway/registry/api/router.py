@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from hx_gateway.access.principal import Scope
+from hx_gateway.access.principal import BoundScope, Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
 from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, transfer
@@ -26,7 +27,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     overview.router,
 )
 READ, WRITE = needs(Scope.REGISTRY_READ), needs(Scope.REGISTRY_WRITE)
+# Some of what is below lets those in who register themselves, by their names.
+OWN = replace(WRITE, bound=BoundScope.REGISTER)
 SERVICES = f"{PREFIX}/services"
+_OWN = frozenset({("POST", f"{SERVICES}/{{rest}}"), ("PUT", f"{SERVICES}/{{rest}}"), ("POST", f"{PREFIX}/heartbeats")})
 _METHODS = {"GET": "read", "POST": "act", "PUT": "put", "PATCH": "update", "DELETE": "delete"}
 # How a route of the table is named in logs and metrics, its method and its path.
 _COLLECTION = {"registry_list": ("GET", SERVICES), "registry_create": ("POST", SERVICES)}
@@ -75,7 +79,7 @@ def _spec(
     policy: Policy | None = None,
     operation: Mapping[str, Any] | None = None,
 ) -> RouteSpec:
-    policy = policy or (READ if method == "GET" else WRITE)
+    policy = policy or (READ if method == "GET" else OWN if (method, path) in _OWN else WRITE)
     has_body = method != "GET"
     return RouteSpec(
         name=name,

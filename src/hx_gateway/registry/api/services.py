@@ -10,13 +10,25 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import Field
 
+from hx_gateway.access.errors import InvalidField
 from hx_gateway.access.idempotency import REPLAYED
 from hx_gateway.db.models.registry_items import ServiceStatus
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.http.request_headers import REPLAY_HEADER, IdempotencyKey
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.registry.api import operations
-from hx_gateway.registry.api.asking import Ask, Asks, IfMatch, answer, encoded, etag, is_known, shown
+from hx_gateway.registry.api.asking import (
+    Ask,
+    Asks,
+    IfMatch,
+    NamingAsks,
+    answer,
+    ask_of,
+    encoded,
+    etag,
+    is_known,
+    shown,
+)
 from hx_gateway.registry.api.durations import Duration
 from hx_gateway.registry.api.parameters import Paging, ServiceQuery, Several, TenantId
 from hx_gateway.registry.api.schemas import (
@@ -53,6 +65,14 @@ class CreateQuery(InTenant):
 
     on_conflict: OnConflict = "error"
     probe: bool = Field(False, description="Probe it at once, and show how it is.")
+
+
+class ReplaceQuery(InTenant):
+    """How the fields of a service are set."""
+
+    register_: bool = Field(
+        False, alias="register", description="Make it where there is none of the name, which is in the path too."
+    )
 
 
 class ReadQuery(InTenant):
@@ -212,18 +232,30 @@ async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: 
     return answer(body, headers=headers)
 
 
-@router.put("/services/{ref}", response_model=Service, responses=operations.headers(200, operations.ETAG))
+@router.put(
+    "/services/{ref}",
+    response_model=Service,
+    responses={
+        **operations.headers(200, operations.ETAG),
+        201: {"model": Service, "description": "With `register=true`: there was none of the name."},
+    },
+)
 async def replace_service(
     ref: str,
     body: Annotated[ServiceCreate, Body(examples=[BODY_EXAMPLE])],
-    ask: Asks,
-    where: Annotated[InTenant, Query()],
+    ask: NamingAsks,
+    request: Request,
+    how: Annotated[ReplaceQuery, Query()],
     if_match: IfMatch = None,
 ) -> Response:
     """Set all fields of a service: what is left out gets its default. Its status stays unless it is sent."""
+    if how.register_:
+        return await _registered(ref, body, ask, how, if_match)
+    # Only those who register themselves do so by a name of theirs.
+    ask = ask_of(request)
     version = ask.version(if_match)
     item = await ask.registry.catalog.replace(
-        ask.actor, ref, body.given(), tenant_id=where.tenant_id, expected_version=version
+        ask.actor, ref, body.given(), tenant_id=how.tenant_id, expected_version=version
     )
     return shown(item)
 
@@ -267,6 +299,17 @@ async def restore_service(
     """Take a deletion back."""
     new_name = body.given().get("new_name")
     return shown(await ask.registry.catalog.restore(ask.actor, ref, tenant_id=where.tenant_id, new_name=new_name))
+
+
+async def _registered(name: str, body: ServiceCreate, ask: Ask, how: ReplaceQuery, if_match: str | None) -> Response:
+    ask.check_registers(name)
+    if body.name != name:
+        raise InvalidField("name: must be the one in the path, where a service registers itself.", param="name")
+    version = None if if_match is None else ask.version(if_match)
+    item, new = await ask.registry.catalog.register(
+        ask.actor, body.given(), tenant_id=how.tenant_id, expected_version=version
+    )
+    return shown(item, status=201 if new else 200)
 
 
 async def _page(ask: Ask, request: Request, search: ServiceSearch, paging: Paging) -> Response:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
-from hx_gateway.registry.api.asking import Ask, Asks, answer, shown
+from hx_gateway.registry.api.asking import Ask, Asks, NamingAsks, answer, shown
 from hx_gateway.registry.api.schemas import HealthReport, Heartbeat, Heartbeats, HeartbeatsAnswer, Maintenance, Service
 from hx_gateway.registry.api.services import InTenant
 
@@ -60,16 +60,19 @@ async def end_maintenance(ref: str, ask: Asks, where: Where) -> Response:
 
 
 @router.post("/services/{ref}/heartbeat", response_model=HeartbeatsAnswer)
-async def heartbeat(ref: str, ask: Asks, where: Where, body: Heartbeat = _ALIVE) -> Response:
+async def heartbeat(ref: str, ask: NamingAsks, where: Where, body: Heartbeat = _ALIVE) -> Response:
     """Note a sign of life of one service, and what it says of itself."""
+    ask.check_registers(ref)
     beat, described = body.beat(ref), body.described()
     unknown = await ask.registry.standing.heartbeat(ask.actor, beat, described, tenant_id=where.tenant_id)
     return _noted(ask, where, 1, unknown)
 
 
 @router.post("/heartbeats", response_model=HeartbeatsAnswer)
-async def heartbeats(body: Heartbeats, ask: Asks, where: Where) -> Response:
+async def heartbeats(body: Heartbeats, ask: NamingAsks, where: Where) -> Response:
     """Note signs of life of up to 1,000 services at once."""
+    for one in body.items:
+        ask.check_registers(one.ref)
     beats = [one.beat(one.ref) for one in body.items]
     unknown = await ask.registry.standing.heartbeats(ask.actor, beats, tenant_id=where.tenant_id)
     return _noted(ask, where, len(beats), unknown)

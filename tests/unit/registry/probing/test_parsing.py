@@ -189,7 +189,8 @@ def test_a_command_needs_a_program() -> None:
 
 
 def test_the_health_of_a_new_service_is_shown_as_json_has_it() -> None:
-    item = RegistryItem(name="one", protocol="http", priority="critical", config={"health": {"failures": 5}})
+    fields = {"protocol": "http", "endpoint": "https://example.org/mcp", "priority": "critical"}
+    item = RegistryItem(name="one", config={"health": {"failures": 5}}, **fields)
     shown = HealthState.of(item).to_dict()
     assert shown["service_id"] == str(item.id)
     assert (shown["status"], shown["observed"], shown["admin_state"]) == ("unknown", "unknown", "active")
