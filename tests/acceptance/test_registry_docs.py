@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def test_the_commands_of_the_how_to_do_what_they_say(
     assert beaten == "2 noted\n"
     assert "books" in stale
     assert "weather" not in stale
+    printed = terminal.run(example(read(PAGE), "registry itself"))
+    made, alive, refused = map(json.loads, printed.replace("}{", "}\n{").splitlines())
+    assert (made["name"], alive["updated"], refused["code"]) == ("acme-search", 1, "permission_denied")
     _, tried, imported, exported, again = typed("import command")
     assert "2 created; a dry run: nothing was kept" in tried
     assert imported == "2 created\n"
