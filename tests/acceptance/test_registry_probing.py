@@ -104,10 +104,11 @@ def test_whoever_registers_a_service_is_told_how_it_is(desk: Desk, server: McpPr
 
 
 def test_a_check_on_another_level_is_told_and_does_not_count(desk: Desk, server: McpProcess) -> None:
-    fields = {"endpoint": server.url, "health_check_url": f"{server.url}-is-not-there"}
+    # At another host than its endpoint: each has slots of its own.
+    fields = {"endpoint": server.url, "health_check_url": "http://127.0.0.1:1/health"}
     desk.make("trial", protocol="http", **fields)
     usual = desk.done("POST", "/services/trial/check?level=l1")
-    assert (usual["failure_class"], usual["consecutive_failures"]) == ("http_status", 1)
+    assert (usual["failure_class"], usual["consecutive_failures"]) == ("egress_denied", 1)
     other = desk.done("POST", "/services/trial/check?level=l2")
     assert (other["level"], other["failure_class"], other["consecutive_failures"]) == ("ready", None, 1)
     assert desk.done("GET", "/services/trial/health")["consecutive_failures"] == 1

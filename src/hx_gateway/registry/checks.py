@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 from hx_gateway.access.errors import no_such
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.validation import identifier
-from hx_gateway.errors import NotImplementedHere
 from hx_gateway.registry.bulk import Selection, ids_of, refs_of
+from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.probing.check_repository import KEPT, CheckRepository
 from hx_gateway.registry.references import found
 from hx_gateway.registry.repository import MAX_BULK
@@ -19,26 +19,25 @@ from hx_gateway.registry.transactions import Transaction, Transactions
 CHECK = "check"
 
 
-def must_probe(probing: bool) -> None:
-    """Raise ``NotImplementedHere`` in a gateway that does not probe."""
-    if not probing:
-        raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
-
-
 class Checks:
     """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises.
 
     Any gateway over the database may do the work, and tells of it. A gateway that does not probe itself (``probing``)
-    takes none: ``NotImplementedHere``.
+    takes none: :class:`NotProbing`.
     """
 
     def __init__(self, transactions: Transactions, *, probing: bool) -> None:
         self._transactions = transactions
         self._probing = probing
 
+    def must_probe(self) -> None:
+        """Raise :class:`NotProbing` in a gateway that does not probe."""
+        if not self._probing:
+            raise NotProbing
+
     async def ask_one(self, actor: Actor, ref: str, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Let one service be probed next; return the check. Raises ``NotFound``."""
-        must_probe(self._probing)
+        self.must_probe()
         async with self._transactions.open(actor, tenant_id, "checks.ask") as transaction:
             return await _asked(transaction, [(await found(transaction.items, ref)).id], [])
 
@@ -46,7 +45,7 @@ class Checks:
         self, actor: Actor, selection: Selection, *, tenant_id: str | None = None, max_affected: int = MAX_BULK
     ) -> dict[str, Any]:
         """Let services be probed next, at most ``max_affected``; return the check: ``job``, ``due``, ``unknown``."""
-        must_probe(self._probing)
+        self.must_probe()
         async with self._transactions.open(actor, tenant_id, "checks.ask") as transaction:
             refs = await refs_of(transaction.items, selection, max_affected)
             ids = await ids_of(transaction.items, refs)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hx_gateway.access.errors import MAX_SHOWN_CHARS, Conflict, InvalidField
-from hx_gateway.errors import HXError
+from hx_gateway.errors import HXError, NotImplementedHere
 
 MAX_SHOWN_NAMES = 20
 
@@ -52,6 +52,13 @@ class Deleted(HXError):
             "use it.",
             param="ref",
         )
+
+
+class NotProbing(NotImplementedHere):
+    """Somebody asks a gateway for a probe that makes none."""
+
+    def __init__(self) -> None:
+        super().__init__("This gateway does not probe services (HX_REGISTRY_PROBING).")
 
 
 class VersionConflict(HXError):

@@ -9,8 +9,8 @@ from typing import Any
 
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
-from hx_gateway.errors import NotImplementedHere
 from hx_gateway.registry.bulk import ids_of
+from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.merge_patch import merged
 from hx_gateway.registry.probing import (
     Beat,
@@ -52,21 +52,18 @@ class Standing:
         async with self._transactions.open(actor, tenant_id, "standing.health") as transaction:
             return HealthState.of(await found(transaction.items, ref, include_deleted=include_deleted))
 
-    @property
-    def prober(self) -> Prober:
-        """Who probes. Raises ``NotImplementedHere`` in a gateway that does not."""
-        if self._prober is None:
-            raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
-        return self._prober
-
     async def check(
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, level: Level | None = None
     ) -> HealthState:
-        """Probe a service now, on a ``level`` where its probe knows both (:meth:`Prober.check_now`)."""
-        prober = self.prober
+        """Probe a service now, on a ``level`` where its probe knows both (:meth:`Prober.check_now`).
+
+        Raises :class:`NotProbing` in a gateway that does not probe.
+        """
+        if self._prober is None:
+            raise NotProbing
         async with self._transactions.open(actor, tenant_id, "standing.check") as transaction:
             item = await found(transaction.items, ref)
-        return await prober.check_now(transaction.tenant_id, item.id, level)
+        return await self._prober.check_now(transaction.tenant_id, item.id, level)
 
     async def first_look(self, actor: Actor, item_id: str, *, tenant_id: str | None = None) -> HealthState:
         """Probe a service that was just registered; return how it is after :data:`FIRST_LOOK_SECONDS` at most."""

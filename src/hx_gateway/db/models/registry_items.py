@@ -401,9 +401,10 @@ class RegistryItem(TenantModel, _Ends):
         self.health.check_at(None)
 
     def restore(self, by: str | None = None, *, now: datetime | None = None) -> None:
-        """Take its deletion back; it is probed again."""
+        """Take its deletion back; it is probed again. That no heartbeat came meanwhile says nothing."""
         if self.is_deleted:
             self.health.check_at(now or datetime.now(UTC))
+            self.health.ttl_until = None
         super().restore(by, now=now)
 
     def problems(self) -> Iterator[Problem]:

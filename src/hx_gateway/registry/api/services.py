@@ -186,10 +186,9 @@ async def create_service(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Register a service."""
-    standing = ask.registry.standing
     if how.probe:
-        # Before anything is registered: a gateway that does not probe refuses.
-        _ = standing.prober
+        # Before anything is registered.
+        ask.registry.checks.must_probe()
     item, new = await ask.registry.catalog.create(
         ask.actor,
         body.given(),
@@ -202,7 +201,7 @@ async def create_service(
         headers[REPLAY_HEADER] = "true"
     headers["etag"] = etag(item)
     if how.probe:
-        state = await standing.first_look(ask.actor, item["id"], tenant_id=how.tenant_id)
+        state = await ask.registry.standing.first_look(ask.actor, item["id"], tenant_id=how.tenant_id)
         item = {**item, "status": state.status, "health": state.to_dict()}
         ask.noted(how.tenant_id)
     return answer(item, status=201 if new else 200, headers=headers)

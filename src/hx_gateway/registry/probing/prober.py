@@ -133,7 +133,7 @@ class Prober:
             await self.repository.put_off([claim])
             raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
         if not claim.by_beats:
-            self._slots.take(claim.target.host)
+            self._slots.take(target.host)
         task = asyncio.create_task(self._check(claim) if target == claim.target else self._look(claim, target))
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)

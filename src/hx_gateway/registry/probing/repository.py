@@ -362,7 +362,9 @@ def _set_standing(health: ItemHealth, standing: Standing) -> None:
 
 
 async def _remember(session: AsyncSession, findings: Sequence[Finding]) -> None:
-    rows = [_row(finding) for finding in findings if finding.successes or finding.failures]
+    # Beats are not kept: their failures alone would make it look as if the service never lived.
+    asked = [finding for finding in findings if not finding.claim.by_beats]
+    rows = [_row(finding) for finding in asked if finding.successes or finding.failures]
     if rows:
         await session.execute(_REMEMBER, {"rows": json.dumps(rows), "most": MAX_TIMES})
 

@@ -134,6 +134,26 @@ async def test_a_service_that_beats_in_time_stays_healthy(desk: Desk) -> None:
     assert (await desk.health("one")).status is ServiceStatus.UNHEALTHY
 
 
+async def test_one_that_is_restored_is_not_silent_for_the_time_that_it_was_deleted(desk: Desk) -> None:
+    item = await desk.registry.create("one")
+    await desk.beat(Beat(ref="one", ttl=SHORT))
+    pass_by(desk, 60)
+    async with desk.registry.at(desk.clock.now()).open() as items:
+        await items.delete(item.id)
+        await items.restore(item.id)
+    await desk.look()
+    assert (await desk.health("one")).status is not ServiceStatus.UNHEALTHY
+
+
+async def test_heartbeats_leave_no_history_of_probes(desk: Desk) -> None:
+    await desk.registry.create("one")
+    await desk.beat(Beat(ref="one", ttl=SHORT))
+    pass_by(desk, 6)
+    await desk.look()
+    assert (await desk.health("one")).status is ServiceStatus.UNHEALTHY
+    assert await desk.registry.rows("SELECT item_id FROM hx_registry.registry_health_history") == []
+
+
 async def test_a_beat_voids_what_a_look_found_at_the_same_time(desk: Desk) -> None:
     await desk.registry.create("one")
     await desk.beat(Beat(ref="one", ttl=SHORT))

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hx_gateway.cli.client import Refused
-from hx_gateway.cli.registry import files, requests, services, standing
+from hx_gateway.cli.registry import checking, files, requests, services, standing
 from hx_gateway.cli.registry.app import app
 from hx_gateway.cli.registry.columns import milliseconds
 from hx_gateway.cli.registry.watch import line_of
@@ -28,6 +28,7 @@ class FakeGateway:
         self.pages = 1
         self.service: dict[str, Any] = SERVICE_EXAMPLE
         self.bulk: list[Any] = []
+        self.pending = 0
 
     async def ask(self, method: str, path: str, parameters: Any = None, body: Any = None) -> Any:
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
@@ -40,6 +41,18 @@ class FakeGateway:
         if path.endswith("/heartbeats"):
             unknown = [item["ref"] for item in body["items"] if item["ref"] == "nobody"]
             return {"updated": len(body["items"]) - len(unknown), "unknown": unknown}
+        if path == f"{S}/check":
+            return {
+                "job": "j",
+                "due": 1,
+                "unknown": [ref for ref in body["selector"].get("refs", ()) if ref == "nobody"],
+            }
+        if path.endswith("/checks/j"):
+            items = [{"name": "weather", "status": "healthy", "probed_at": "2026-11-24T09:00:00Z", "last_error": None}]
+            return {"pending": self.pending, "items": items}
+        if path.endswith("/check"):
+            state = {"status": "unhealthy", "last_error": "no answer", "service_id": self.service["id"]}
+            return {"name": "weather", **state}
         if (method, path) == ("GET", S):
             self.pages -= 1
             return {"items": [self.service] * given["limit"], "next_cursor": "next" if self.pages else None}
@@ -59,7 +72,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
         raise AssertionError("the fake never waits")
 
     monkeypatch.setenv("COLUMNS", "250")
-    for module in (requests, files, standing):
+    for module in (requests, files, standing, checking):
         monkeypatch.setattr(module, "run_with", run)
     return fake
 
@@ -253,6 +266,41 @@ def test_signs_of_life_are_noted_in_parts_and_who_is_not_registered_is_named(gat
     assert [len(asked[3]["items"]) for asked in gateway.asked] == [1000, 1]
     result = run("heartbeat", "weather", "nobody")
     assert (result.exit_code, result.output) == (1, "1 noted\nhx-gateway: not registered: nobody\n")
+
+
+def test_what_services_say_of_themselves_is_sent_with_their_signs_of_life(gateway: FakeGateway) -> None:
+    told("heartbeat", "weather", "--ttl", "30", "--status", "unhealthy")
+    assert gateway.asked[0][3] == {"items": [{"ref": "weather", "ttl_s": 30, "status": "unhealthy"}]}
+    told("report", "weather", "unhealthy", "--failure-class", "connect", "--message", "nothing there")
+    said = {"status": "unhealthy", "failure_class": "connect", "message": "nothing there"}
+    assert gateway.asked[1][3] == said
+
+
+def test_one_service_is_checked_and_why_is_said(gateway: FakeGateway) -> None:
+    assert told("check", "weather", "--level", "l2").endswith("is unhealthy: no answer\n")
+    assert gateway.asked == [("POST", f"{S}/weather/check", {"level": "l2"}, None)]
+
+
+def test_many_are_checked_by_name_or_by_what_they_are(gateway: FakeGateway) -> None:
+    assert "healthy" in told("check", "--tag", "a", "--status", "unknown")
+    assert gateway.asked[0] == (
+        "POST",
+        f"{S}/check",
+        {},
+        {"selector": {"filter": {"status": ["unknown"], "tags": ["a"]}}},
+    )
+    result = run("check", "weather", "nobody")
+    assert (result.exit_code, "not registered: nobody" in result.output) == (1, True)
+    gateway.pending = 1
+    assert told("check", "weather", "--wait", "0", "--json").startswith('{"pending": 1')
+    late = run("check", "weather", "maps", "--wait", "1e-9")
+    assert (late.exit_code, "1 not probed yet" in late.output) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [(), ("weather", "--tag", "a"), ("weather", "maps", "--level", "l1")])
+def test_a_check_of_what_cannot_be_meant_is_refused(gateway: FakeGateway, arguments: tuple[str, ...]) -> None:
+    assert run("check", *arguments).exit_code == 1
+    assert gateway.asked == []
 
 
 # Import
