@@ -13,8 +13,8 @@ from hx_gateway.registry.bulk import Selection
 from hx_gateway.registry.checks import Checks
 from hx_gateway.registry.item_repository import ServiceSearch
 from hx_gateway.registry.probing import ProbeRepository
+from tests.integration.registry.probing.desks import Desk, member_of, pass_by
 from tests.integration.registry.probing.fields import answering, web_server
-from tests.integration.registry.probing.test_beats import Desk, member_of, pass_by
 from tests.integration.registry.registries import Registry
 
 LATER = {"health": {"interval": 3600}}
