@@ -26,8 +26,11 @@ from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.feed.repository import ChangeRepository
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads
+from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.package_rules import Sources, sources_of
 from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.registry.official.routes import official_routes
+from hx_gateway.registry.official.server_json import Rules
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
@@ -57,7 +60,7 @@ class Registering:
 
     ``export`` is called for each operation that somebody asked for.
 
-    Raises ``SettingsError`` for what users' URLs may reach, and for commands, that cannot be used.
+    Raises ``SettingsError`` for a setting that cannot be used: what users' URLs may reach, commands, names, sources.
 
     Redis tells others of changes and keeps answers for other processes; without it, or while it is away, nothing is
     missing but that: PostgreSQL tells every process of changes.
@@ -86,7 +89,13 @@ class Registering:
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
         self._guard = EgressGuard(egress_policy(settings))
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
-        self.official = OfficialRegistry(transactions)
+        self._public_tenant = settings.registry_public_tenant
+        self.official = OfficialRegistry(
+            transactions,
+            naming=_naming(settings),
+            gateway_url=settings.public_url,
+            rules=Rules(sources=_sources(settings)),
+        )
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
@@ -95,6 +104,7 @@ class Registering:
             dependencies=Dependencies(transactions),
             feed=self.feed,
             hot=self.hot,
+            naming=self.official.naming,
             require_if_match=settings.registry_require_if_match,
         )
 
@@ -104,7 +114,10 @@ class Registering:
 
     def routes(self, handler: Handler) -> list[RouteSpec]:
         """Return every route; ``handler`` answers those that :meth:`include` added."""
-        return [*registry_routes(self.parts, handler), *official_routes(self.official)]
+        return [
+            *registry_routes(self.parts, handler),
+            *official_routes(self.official, public_reads_tenant=self._public_tenant),
+        ]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Begin to hear of changes, and to probe."""
@@ -163,6 +176,20 @@ def egress_policy(settings: Settings) -> EgressPolicy:
         )
     except ValueError as error:
         raise SettingsError(f"HX_EGRESS_ALLOW, _SCHEMES or _SOCKET_DIRS: {error}.") from error
+
+
+def _naming(settings: Settings) -> Naming:
+    try:
+        return Naming(settings.registry_namespace)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_NAMESPACE: {error}.") from error
+
+
+def _sources(settings: Settings) -> Sources:
+    try:
+        return sources_of(settings.registry_package_sources)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_PACKAGE_SOURCES: {error}.") from error
 
 
 def _ports(word: str) -> range:

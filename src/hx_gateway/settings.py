@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -293,6 +293,39 @@ class Settings(BaseSettings):
         description="Changes of a service must name the version that they are of (`if-match`).",
     )
 
+    registry_namespace: str = Field(
+        "internal.hx-gateway",
+        alias="HX_REGISTRY_NAMESPACE",
+        description="What goes before names of services that have no namespace, on the MCP registry's API.",
+    )
+    public_url: OptionalText = Field(
+        None,
+        alias="HX_PUBLIC_URL",
+        description="Where clients reach this gateway: servers of the MCP registry's API have it as their remote.",
+    )
+    registry_public_tenant: OptionalText = Field(
+        None,
+        alias="HX_REGISTRY_PUBLIC_TENANT",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="Whose servers the MCP registry's API shows to those without a key; nobody's.",
+    )
+    registry_package_sources: Words = Field(
+        (),
+        alias="HX_REGISTRY_PACKAGE_SOURCES",
+        description="Where packages may come from, as `kind=place`; anywhere, for kinds that are not named.",
+    )
+    registry_sync: Words = Field(
+        (),
+        alias="HX_REGISTRY_SYNC",
+        description="Registries that tenants take servers from, as `tenant=url`; none.",
+    )
+    registry_sync_seconds: float = Field(
+        3600.0,
+        alias="HX_REGISTRY_SYNC_SECONDS",
+        ge=60,
+        le=86_400,
+        description="Seconds from one synchronisation to the next.",
+    )
     registry_probing: bool = Field(
         True, alias="HX_REGISTRY_PROBING", description="Registered services are probed, and their health kept."
     )
@@ -399,6 +432,17 @@ class Settings(BaseSettings):
     def _url_is_http(cls, value: str | None) -> str | None:
         if value and value != NOT_CONFIGURED and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _url_is_bare(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+                raise ValueError("must be http:// or https:// with a host, and without a user")
+            if parts.query or parts.fragment or not value.isprintable() or " " in value:
+                raise ValueError("must be without a query, a fragment and spaces")
         return value
 
     @property

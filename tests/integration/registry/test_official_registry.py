@@ -39,7 +39,7 @@ class Desk:
         self.catalog = Catalog(transactions)
         self.standing = Standing(transactions)
         self.dependencies = Dependencies(transactions)
-        self.official = OfficialRegistry(transactions, namespace=NAMESPACE)
+        self.official = OfficialRegistry(transactions, naming=Naming(NAMESPACE))
         self.ann = self.actor()
         self.reader = Reader(tenant_id=registry.tenant)
 

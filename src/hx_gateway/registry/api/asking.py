@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
+from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import tenant_of
 
@@ -30,7 +31,10 @@ _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryParts:
-    """What the routes ask. ``require_if_match``: whether a change must name the version that it is of."""
+    """What the routes ask. ``require_if_match``: whether a change must name the version that it is of.
+
+    ``naming``: what services are called in documents of servers.
+    """
 
     catalog: Catalog
     bulk: Bulk
@@ -39,6 +43,7 @@ class RegistryParts:
     hot: HotReads
     history: History
     dependencies: Dependencies
+    naming: Naming = field(default_factory=Naming)
     require_if_match: bool = False
 
 

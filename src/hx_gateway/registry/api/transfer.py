@@ -58,7 +58,7 @@ class ExportAnswer(BaseModel):
 @router.post("/services/import", response_model=ImportAnswer)
 async def import_services(body: ImportBody, ask: Asks, where: Where) -> Response:
     """Register the services of a document of an MCP client, or of `server.json`: at most 500. No secret is kept."""
-    imported = read(body.format, body.document)
+    imported = read(body.format, body.document, naming=ask.registry.naming)
     if len(imported.services) > MAX_BULK:
         raise InvalidField(f"document: has more than {MAX_BULK} services.", param="document")
     services = [{"source": body.source, **fields} for fields in imported.services]
@@ -84,5 +84,5 @@ async def export_services(parameters: Annotated[ExportQuery, Query()], ask: Asks
             break
         if len(items) >= MAX_EXPORTED:
             raise InvalidField(f"More than {MAX_EXPORTED:,} services pass: ask for fewer.", param="format")
-    exported = write(parameters.format, items)
+    exported = write(parameters.format, items, naming=ask.registry.naming)
     return answer({"document": exported.document, "warnings": exported.warnings})

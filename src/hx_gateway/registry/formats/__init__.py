@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.registry.formats import mcp_servers, server_json
 from hx_gateway.registry.formats.documents import Exported, FormatError, Imported
-from hx_gateway.registry.official.naming import DEFAULT_NAMESPACE, Naming
+from hx_gateway.registry.official.naming import Naming
 
 Format = Literal["mcp_servers", "server_json"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -16,7 +16,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 __all__ = ["FORMATS", "Exported", "Format", "FormatError", "Imported", "read", "write"]
 
 
-def read(kind: str, document: Any, *, namespace: str = DEFAULT_NAMESPACE) -> Imported:
+def read(kind: str, document: Any, *, naming: Naming | None = None) -> Imported:
     """Return the services of a document that was decoded from JSON, as fields to make or update services of.
 
     ``mcp_servers``: the files of Claude and of VS Code. ``server_json``: one ``server.json``, a list of them, or pages
@@ -26,17 +26,17 @@ def read(kind: str, document: Any, *, namespace: str = DEFAULT_NAMESPACE) -> Imp
         case "mcp_servers":
             return mcp_servers.read(document)
         case "server_json":
-            return server_json.read(document, Naming(namespace))
+            return server_json.read(document, naming or Naming())
     raise _unknown(kind)
 
 
-def write(kind: str, items: Sequence[Mapping[str, Any]], *, namespace: str = DEFAULT_NAMESPACE) -> Exported:
+def write(kind: str, items: Sequence[Mapping[str, Any]], *, naming: Naming | None = None) -> Exported:
     """Return a document of services, each as it is shown by the catalogue; no secret is among what is written."""
     match kind:
         case "mcp_servers":
             return mcp_servers.write(items)
         case "server_json":
-            return server_json.write(items, Naming(namespace))
+            return server_json.write(items, naming or Naming())
     raise _unknown(kind)
 
 

@@ -21,7 +21,7 @@ from hx_gateway.registry.official.shapes import objects, text
 from hx_gateway.registry.official.versions import rank
 
 SOURCE = "server.json"
-OFFICIAL_SOURCE = "mcp-registry"
+OFFICIAL_SOURCE = "official"
 # Other registries keep what they like in _meta, and know packages that we do not.
 _RULES = Rules(known_registries=False, publisher_meta_only=False)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -18,7 +18,7 @@ from hx_gateway.registry.official.mapping import (
     ServerMapping,
     Status,
 )
-from hx_gateway.registry.official.naming import DEFAULT_NAMESPACE, Naming
+from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.publishing import Publishing, StatusChange
 from hx_gateway.registry.official.repository import Listing, Server, ServerRepository
 from hx_gateway.registry.official.rights import Reader, check_may_publish
@@ -41,7 +41,7 @@ class ServerPage:
 class OfficialRegistry:
     """The servers of tenants: all services of the catalogue, published or not.
 
-    ``namespace`` goes before the names of services that have none. ``gateway_url`` is where the gateway serves MCP, if
+    ``naming`` says what services are called that have no namespace. ``gateway_url`` is where the gateway serves MCP, if
     clients are to reach services through it. ``rules`` are those that a document is held to.
 
     Raises ``NotFound``, ``Forbidden``, and ``InvalidRequest`` (400) for all that is wrong with what was sent, of which
@@ -53,13 +53,13 @@ class OfficialRegistry:
         self,
         transactions: Transactions,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
+        naming: Naming | None = None,
         gateway_url: str | None = None,
         rules: Rules | None = None,
     ) -> None:
         self._transactions = transactions
-        self._naming = Naming(namespace)
-        self._mapping = ServerMapping(self._naming, gateway_url=gateway_url)
+        self.naming = naming or Naming()
+        self._mapping = ServerMapping(self.naming, gateway_url=gateway_url)
         self._rules = rules or Rules()
 
     # Reading
@@ -175,14 +175,14 @@ class OfficialRegistry:
     @asynccontextmanager
     async def _read(self, tenant_id: str) -> AsyncIterator[ServerRepository]:
         async with self._transactions.database.session(tenant_id) as session:
-            yield ServerRepository(session, tenant_id, self._naming)
+            yield ServerRepository(session, tenant_id, self.naming)
 
     @asynccontextmanager
     async def _write(self, actor: Actor, operation: str) -> AsyncIterator[Publishing]:
         async with self._transactions.open(actor, None, operation) as transaction:
-            servers = ServerRepository(transaction.session, transaction.tenant_id, self._naming)
+            servers = ServerRepository(transaction.session, transaction.tenant_id, self.naming)
             await transaction.trail.lock()
-            yield Publishing(servers, transaction.items, transaction.trail, self._naming)
+            yield Publishing(servers, transaction.items, transaction.trail, self.naming)
 
 
 def lifecycle_of(server: Server) -> Lifecycle:
