@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from hx_gateway.registry.official.package_rules import Sources, sources_of
 from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.registry.official.server_json import Rules
+from hx_gateway.registry.official.source import PAGE_BYTES, RegistrySource
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
@@ -87,7 +89,10 @@ class Registering:
         )
         self._metrics, self._export = metrics, export
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
-        self._guard = EgressGuard(egress_policy(settings))
+        policy = egress_policy(settings)
+        self._guard = EgressGuard(policy)
+        self._pages = EgressGuard(replace(policy, max_bytes=PAGE_BYTES))
+        sources = RegistrySource(self._pages)
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
         self._public_tenant = settings.registry_public_tenant
         self.official = OfficialRegistry(
@@ -104,6 +109,7 @@ class Registering:
             dependencies=Dependencies(transactions),
             feed=self.feed,
             hot=self.hot,
+            sources=sources,
             naming=self.official.naming,
             require_if_match=settings.registry_require_if_match,
         )
@@ -129,6 +135,7 @@ class Registering:
         stack.push_async_callback(listener.close)
         stack.push_async_callback(self.hot.aclose)
         stack.callback(self._guard.close)
+        stack.callback(self._pages.close)
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)

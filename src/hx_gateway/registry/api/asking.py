@@ -21,6 +21,7 @@ from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
 from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.source import RegistrySource
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import tenant_of
 
@@ -33,7 +34,7 @@ _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"'
 class RegistryParts:
     """What the routes ask. ``require_if_match``: whether a change must name the version that it is of.
 
-    ``naming``: what services are called in documents of servers.
+    ``naming``: what services are called in documents of servers. ``sources``: other registries.
     """
 
     catalog: Catalog
@@ -43,6 +44,7 @@ class RegistryParts:
     hot: HotReads
     history: History
     dependencies: Dependencies
+    sources: RegistrySource
     naming: Naming = field(default_factory=Naming)
     require_if_match: bool = False
 

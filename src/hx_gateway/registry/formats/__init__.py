@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from hx_gateway.errors import InvalidRequest
@@ -11,9 +11,21 @@ from hx_gateway.registry.formats.documents import Exported, FormatError, Importe
 from hx_gateway.registry.official.naming import Naming
 
 Format = Literal["mcp_servers", "server_json"]
+# Of a registry that is asked itself, rather than given as a document.
+OFFICIAL_REGISTRY = "official_registry"
 FORMATS: tuple[str, ...] = get_args(Format)
 
-__all__ = ["FORMATS", "Exported", "Format", "FormatError", "Imported", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "OFFICIAL_REGISTRY",
+    "Exported",
+    "Format",
+    "FormatError",
+    "Imported",
+    "read",
+    "read_servers",
+    "write",
+]
 
 
 def read(kind: str, document: Any, *, naming: Naming | None = None) -> Imported:
@@ -28,6 +40,11 @@ def read(kind: str, document: Any, *, naming: Naming | None = None) -> Imported:
         case "server_json":
             return server_json.read(document, naming or Naming())
     raise _unknown(kind)
+
+
+def read_servers(members: Iterable[Any], *, naming: Naming | None = None) -> Imported:
+    """Return the services of a registry's list, however long: what is wrong with a server leaves out that one."""
+    return server_json.read_servers(members, naming or Naming())
 
 
 def write(kind: str, items: Sequence[Mapping[str, Any]], *, naming: Naming | None = None) -> Exported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -78,12 +79,15 @@ class RegistrySource:
             asked["updated_since"] = moment(updated_since)
         ends, left, seen = time.monotonic() + bounds.seconds, bounds.bytes, set[str]()
         for _ in range(bounds.pages):
-            if time.monotonic() > ends:
-                raise SourceFailed(f"source: reading it took longer than {bounds.seconds:g} s.", param="source")
-            response = await self._get(f"{root.url}?{urlencode(asked)}")
-            while response.status == 404 and root.others and not seen:
-                root = _Root(root.others[0], root.others[1:])
-                response = await self._get(f"{root.url}?{urlencode(asked)}")
+            try:
+                async with asyncio.timeout(ends - time.monotonic()):
+                    response = await self._get(f"{root.url}?{urlencode(asked)}")
+                    while response.status == 404 and root.others and not seen:
+                        root = _Root(root.others[0], root.others[1:])
+                        response = await self._get(f"{root.url}?{urlencode(asked)}")
+            except TimeoutError:
+                message = f"source: reading it took longer than {bounds.seconds:g} s."
+                raise SourceFailed(message, param="source") from None
             left -= len(response.body)
             if left < 0:
                 raise SourceFailed(f"source: it has more than {bounds.bytes:,} bytes.", param="source")
