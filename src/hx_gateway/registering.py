@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from hx_gateway.registry.official.source import PAGE_BYTES, RegistrySource
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.sync.followed import Followed, followed_of
+from hx_gateway.registry.sync.job import RegistrySync
 from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.egress.guard import EgressGuard
@@ -101,6 +104,14 @@ class Registering:
             gateway_url=settings.public_url,
             rules=Rules(sources=_sources(settings)),
         )
+        self.sync = RegistrySync(
+            transactions,
+            sources,
+            _followed(settings),
+            naming=self.official.naming,
+            metrics=metrics,
+            interval=timedelta(seconds=settings.registry_sync_seconds),
+        )
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
@@ -110,6 +121,7 @@ class Registering:
             feed=self.feed,
             hot=self.hot,
             sources=sources,
+            sync=self.sync,
             naming=self.official.naming,
             require_if_match=settings.registry_require_if_match,
         )
@@ -126,7 +138,7 @@ class Registering:
         ]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Begin to hear of changes, and to probe."""
+        """Begin to hear of changes, to follow other registries, and to probe."""
         assert self._pg_url is not None
         feed = self.feed
         ears = Ears(heard=feed.heard, lost=feed.lost, healed=feed.healed)
@@ -136,6 +148,8 @@ class Registering:
         stack.push_async_callback(self.hot.aclose)
         stack.callback(self._guard.close)
         stack.callback(self._pages.close)
+        self.sync.start()
+        stack.push_async_callback(self.sync.aclose)
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)
@@ -190,6 +204,13 @@ def _naming(settings: Settings) -> Naming:
         return Naming(settings.registry_namespace)
     except ValueError as error:
         raise SettingsError(f"HX_REGISTRY_NAMESPACE: {error}.") from error
+
+
+def _followed(settings: Settings) -> tuple[Followed, ...]:
+    try:
+        return followed_of(settings.registry_sync)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_SYNC: {error}.") from error
 
 
 def _sources(settings: Settings) -> Sources:

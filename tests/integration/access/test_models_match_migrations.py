@@ -19,6 +19,7 @@ from hx_gateway.db.models import (
     keys,
     registry_index,
     registry_items,
+    registry_sync,
     registry_versions,
     teams,
     tenants,
@@ -35,6 +36,7 @@ MODULES = (
     keys,
     registry_index,
     registry_items,
+    registry_sync,
     registry_versions,
     teams,
     tenants,
@@ -43,7 +45,8 @@ MODULES = (
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
 SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
 HEALTH = {"registry_health", "registry_health_history"}
-TABLES = DIRECTORY | SERVICES | HEALTH | {"registry_words", "registry_tags", "registry_counts"}
+SYNC = {"registry_syncs", "registry_synced"}
+TABLES = DIRECTORY | SERVICES | HEALTH | SYNC | {"registry_words", "registry_tags", "registry_counts"}
 
 
 async def differences(url: str, metadata: MetaData) -> list[Any]:

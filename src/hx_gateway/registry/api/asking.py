@@ -23,6 +23,7 @@ from hx_gateway.registry.hot_reads import HotReads, Load
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.source import RegistrySource
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.sync.job import RegistrySync
 from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
@@ -34,7 +35,7 @@ _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"'
 class RegistryParts:
     """What the routes ask. ``require_if_match``: whether a change must name the version that it is of.
 
-    ``naming``: what services are called in documents of servers. ``sources``: other registries.
+    ``naming``: what services are called in documents of servers. ``sources``: other registries; ``sync`` follows some.
     """
 
     catalog: Catalog
@@ -45,6 +46,7 @@ class RegistryParts:
     history: History
     dependencies: Dependencies
     sources: RegistrySource
+    sync: RegistrySync
     naming: Naming = field(default_factory=Naming)
     require_if_match: bool = False
 
