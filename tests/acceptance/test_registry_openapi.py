@@ -113,6 +113,7 @@ def operations() -> list[tuple[str, str]]:
         f"{one}/dependents": "GET",
         f"{one}/dependencies/{{dependency}}": "PUT DELETE",
         f"{PREFIX}/heartbeats": "POST",
+        f"{PREFIX}/sync": "GET POST",
         **{
             f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "health/summary", "audit", "changes", "events")
         },

@@ -67,7 +67,7 @@ class OfficialRegistry:
     async def servers(
         self, reader: Reader, listing: Listing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> ServerPage:
-        """Return a page of servers by name and version. A cursor is good for the same ``listing`` only."""
+        """Return a page of servers by their services' names, then version. A cursor is for its own ``listing``."""
         mark = mark_of("servers", listing)
         after = _position(cursor, mark)
         async with self._read(reader.tenant_id) as servers:
@@ -76,7 +76,7 @@ class OfficialRegistry:
         if len(found) <= limit:
             return ServerPage(servers=shown, next_cursor=None)
         last = found[limit - 1]
-        return ServerPage(servers=shown, next_cursor=encode_cursor(Position(last.name, last.key), mark))
+        return ServerPage(servers=shown, next_cursor=encode_cursor(Position(last.item.name, last.key), mark))
 
     async def versions(self, reader: Reader, name: str, *, include_deleted: bool = False) -> list[dict[str, Any]]:
         """Return all versions of a server, the newest first."""

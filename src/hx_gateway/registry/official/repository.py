@@ -51,7 +51,7 @@ class Listing:
 class Server:
     """A version of a server: its service, and what was published, ``None`` where the service stands for itself.
 
-    ``key`` is where it stands in the order of all of them.
+    ``key`` is where it stands among those of its service.
     """
 
     name: str
@@ -81,17 +81,21 @@ class ServerRepository:
     # Reading
 
     async def page(self, listing: Listing, after: tuple[str, str] | None, limit: int) -> list[Server]:
-        """Return at most ``limit`` servers by name and version that come ``after`` the name and key of another one.
+        """Return at most ``limit`` servers that come ``after`` the place of another one.
 
-        Names and keys are compared byte for byte, whatever the database's locale is. Among latest versions only the
-        name counts: one that was seen is not seen again under the version that it was given since.
+        They are ordered by their services' own names, of which there is an index, and by version; both are compared
+        byte for byte, whatever the database's locale is. Among latest versions only the name counts: one that was seen
+        is not seen again under the version that it was given since.
         """
-        name, key = _bytewise(self._name), _bytewise(_key)
+        name, key = _bytewise(cast(RegistryItem.name, Text)), _bytewise(_key)
         query = self._query().where(*self._conditions(listing))
         if after is not None and listing.version == LATEST:
             query = query.where(name > after[0])
         elif after is not None:
-            query = query.where(tuple_(name, key) > tuple_(literal(after[0]), literal(after[1])))
+            # The first of the two conditions is one that the index knows.
+            query = query.where(
+                name >= after[0], tuple_(name, key) > tuple_(literal(after[0], Text), literal(after[1], Text))
+            )
         return await self._servers(query.order_by(name, key).limit(limit))
 
     async def versions(self, name: str, *, include_deleted: bool) -> list[Server]:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from hx_gateway.errors import HXError, NotImplementedHere, Unavailable
+from hx_gateway.errors import HXError, Unavailable
 from hx_gateway.kit.backoff import Backoff
 from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.registry.official.naming import Naming
@@ -87,13 +87,12 @@ class RegistrySync:
         return await self.repository.states(tenant_id, urls, self._clock.now())
 
     async def ask(self, tenant_id: str) -> list[SyncState]:
-        """Let the registries of a tenant be followed now. Raises ``NotImplementedHere`` where there are none."""
+        """Let the registries of a tenant be followed now; return how far they were."""
         own = [one for one in self._followed if one.tenant_id == tenant_id]
-        if not own:
-            raise NotImplementedHere("This gateway takes servers from no registry for this tenant (HX_REGISTRY_SYNC).")
-        await self.repository.keep(own)
-        await self.repository.ask_for(own, self._clock.now())
-        self._asked.set()
+        if own:
+            await self.repository.keep(own, self._clock.now())
+            await self.repository.ask_for(own, self._clock.now())
+            self._asked.set()
         return await self.states(tenant_id)
 
     async def step(self) -> bool:
@@ -161,7 +160,7 @@ class RegistrySync:
             self._asked.clear()
             try:
                 if not kept:
-                    await self.repository.keep(self._followed)
+                    await self.repository.keep(self._followed, self._clock.now())
                     kept = True
                 if await self.step():
                     continue

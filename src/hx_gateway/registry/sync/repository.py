@@ -64,9 +64,9 @@ class SyncRepository:
     def __init__(self, database: DatabaseManager) -> None:
         self._database = database
 
-    async def keep(self, followed: Sequence[Followed]) -> None:
-        """Let there be a row of each; those that there are stay as they are."""
-        rows = [asdict(one) for one in followed]
+    async def keep(self, followed: Sequence[Followed], now: datetime) -> None:
+        """Let there be a row of each, due now; those that there are stay as they are."""
+        rows = [{**asdict(one), "next_at": now} for one in followed]
         async with self._database.session(EVERY_TENANT) as session:
             await session.execute(insert(RegistrySyncRow).values(rows).on_conflict_do_nothing())
 
