@@ -1,4 +1,4 @@
-"""Registries that tenants take servers from: how far each has come, and what was taken from it."""
+"""Registries that tenants take servers from, what was taken, and indexes for the order of the official lists."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ CREATE TABLE hx_registry.registry_synced (
 _BY_NAME = """
 CREATE INDEX registry_items_by_name_bytes ON hx_registry.registry_items (tenant_id, name COLLATE "C")
 """
+# What changed since then, for whoever follows this registry.
+_BY_CHANGE = """
+CREATE INDEX registry_versions_by_change ON hx_registry.registry_versions (tenant_id, updated_at)
+"""
 _BY_ITEM = "CREATE INDEX registry_synced_by_item ON hx_registry.registry_synced (tenant_id, item_id)"
 # As for the other tables of the registry (0006).
 _POLICY = """
@@ -63,6 +67,7 @@ def upgrade() -> None:
     op.execute(_SYNCED)
     op.execute(_BY_ITEM)
     op.execute(_BY_NAME)
+    op.execute(_BY_CHANGE)
     for table in _TABLES:
         op.execute(_POLICY.format(table=table))
         op.execute(f"ALTER TABLE hx_registry.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
@@ -70,6 +75,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them: services that were taken stay, and are the tenant's own from then on."""
+    op.execute("DROP INDEX hx_registry.registry_versions_by_change")
     op.execute("DROP INDEX hx_registry.registry_items_by_name_bytes")
     for table in reversed(_TABLES):
         op.execute(f"DROP TABLE hx_registry.{table}")
