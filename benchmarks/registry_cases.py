@@ -16,6 +16,8 @@ from hx_gateway.db.models.registry_items import (
     ServiceStatus,
 )
 from hx_gateway.registry.item_repository import RegistryItemRepository
+from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.repository import Listing, ServerRepository
 from hx_gateway.registry.searches import ServiceSearch
 
 TENANTS = {"acme": 100_000, "rival": 20_000}
@@ -159,8 +161,32 @@ def cases(known: Known) -> Iterator[Case]:
     yield _find("common word by priority", ServiceSearch(text="service"), "priority")
     yield _find("uncommon word by name", ServiceSearch(text="w77"), "name")
     yield _find("last protocol by name", ServiceSearch(filters={"protocol": "unix_socket"}), "name")
+    yield from _official(known)
     yield Case("statistics", lambda items, _: items.get_service_statistics())
     yield Case(f"impact, {HUB_DEPENDENTS} dependents", lambda items, _: items.get_impact(known.hub))
+
+
+def _official(known: Known) -> Iterator[Case]:
+    """Yield what is asked over the official registry's API."""
+    for name, listing in _LISTINGS.items():
+        yield Case(f"servers: {name}", lambda items, _, listing=listing: _servers(items).page(listing, None, 31))
+    for name, listing in {"page": Listing(), "page, latest": Listing(version="latest")}.items():
+        yield Case(
+            f"servers: {name}",
+            lambda items, random, listing=listing: _servers(items).page(listing, (random.choice(known.names), ""), 31),
+        )
+    yield Case(
+        "server: latest",
+        lambda items, random: _servers(items).one(random.choice(known.names), "latest", include_deleted=False),
+    )
+    yield Case(
+        "server: versions",
+        lambda items, random: _servers(items).versions(random.choice(known.names), include_deleted=True),
+    )
+
+
+def _servers(items: RegistryItemRepository) -> ServerRepository:
+    return ServerRepository(items._session, OWN, Naming())  # noqa: SLF001 - the transaction is the same
 
 
 def _find(name: str, search: ServiceSearch, sort: str = "created_at", cursor: str | None = None) -> Case:
@@ -171,6 +197,17 @@ def _tagged(match: Any, *tags: str) -> ServiceSearch:
     return ServiceSearch(tags=frozenset(tags), tags_match=match)
 
 
+_LISTINGS = {
+    "first page": Listing(),
+    "first page, latest": Listing(version="latest"),
+    "with the deleted": Listing(include_deleted=True),
+    "search, common": Listing(search="service"),
+    "search, rare": Listing(search="w4321"),
+    "search, absent": Listing(search="nothing"),
+    "changed lately": Listing(updated_since=NOW - timedelta(days=1), include_deleted=True),
+    "changed, many": Listing(updated_since=FIRST_DAY, include_deleted=True),
+    "version, absent": Listing(version="9.9.9"),
+}
 _SEARCHES = {
     "word: all have it": ServiceSearch(text="service"),
     "word: rare": ServiceSearch(text="w4321"),

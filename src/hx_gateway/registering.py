@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -27,11 +29,17 @@ from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.feed.repository import ChangeRepository
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads
+from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.package_rules import Sources, sources_of
 from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.registry.official.routes import official_routes
+from hx_gateway.registry.official.server_json import Rules
+from hx_gateway.registry.official.source import PAGE_BYTES, RegistrySource
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.sync.followed import Followed, followed_of
+from hx_gateway.registry.sync.job import RegistrySync
 from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.egress.guard import EgressGuard
@@ -58,7 +66,7 @@ class Registering:
 
     ``export`` is called for each operation that somebody asked for.
 
-    Raises ``SettingsError`` for what users' URLs may reach, and for commands, that cannot be used.
+    Raises ``SettingsError`` for a setting that cannot be used: what users' URLs may reach, commands, names, sources.
 
     Redis tells others of changes and keeps answers for other processes; without it, or while it is away, nothing is
     missing but that: PostgreSQL tells every process of changes.
@@ -85,9 +93,26 @@ class Registering:
         )
         self._metrics, self._export = metrics, export
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
-        self._guard = EgressGuard(egress_policy(settings))
+        policy = egress_policy(settings)
+        self._guard = EgressGuard(policy)
+        self._pages = EgressGuard(replace(policy, max_bytes=PAGE_BYTES))
+        sources = RegistrySource(self._pages)
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
-        self.official = OfficialRegistry(transactions)
+        self._public_tenant = settings.registry_public_tenant
+        self.official = OfficialRegistry(
+            transactions,
+            naming=_naming(settings),
+            gateway_url=settings.public_url,
+            rules=Rules(sources=_sources(settings)),
+        )
+        self.sync = RegistrySync(
+            transactions,
+            sources,
+            _followed(settings),
+            naming=self.official.naming,
+            metrics=metrics,
+            interval=timedelta(seconds=settings.registry_sync_seconds),
+        )
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
             bulk=Bulk(transactions),
@@ -97,6 +122,9 @@ class Registering:
             dependencies=Dependencies(transactions),
             feed=self.feed,
             hot=self.hot,
+            sources=sources,
+            sync=self.sync,
+            naming=self.official.naming,
             require_if_match=settings.registry_require_if_match,
         )
 
@@ -106,10 +134,13 @@ class Registering:
 
     def routes(self, handler: Handler) -> list[RouteSpec]:
         """Return every route; ``handler`` answers those that :meth:`include` added."""
-        return [*registry_routes(self.parts, handler), *official_routes(self.official)]
+        return [
+            *registry_routes(self.parts, handler),
+            *official_routes(self.official, public_reads_tenant=self._public_tenant),
+        ]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Begin to hear of changes, and to probe."""
+        """Begin to hear of changes, to follow other registries, and to probe."""
         assert self._pg_url is not None
         feed = self.feed
         ears = Ears(heard=feed.heard, lost=feed.lost, healed=feed.healed)
@@ -118,6 +149,9 @@ class Registering:
         stack.push_async_callback(listener.close)
         stack.push_async_callback(self.hot.aclose)
         stack.callback(self._guard.close)
+        stack.callback(self._pages.close)
+        self.sync.start()
+        stack.push_async_callback(self.sync.aclose)
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)
@@ -165,6 +199,27 @@ def egress_policy(settings: Settings) -> EgressPolicy:
         )
     except ValueError as error:
         raise SettingsError(f"HX_EGRESS_ALLOW, _SCHEMES or _SOCKET_DIRS: {error}.") from error
+
+
+def _naming(settings: Settings) -> Naming:
+    try:
+        return Naming(settings.registry_namespace)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_NAMESPACE: {error}.") from error
+
+
+def _followed(settings: Settings) -> tuple[Followed, ...]:
+    try:
+        return followed_of(settings.registry_sync)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_SYNC: {error}.") from error
+
+
+def _sources(settings: Settings) -> Sources:
+    try:
+        return sources_of(settings.registry_package_sources)
+    except ValueError as error:
+        raise SettingsError(f"HX_REGISTRY_PACKAGE_SOURCES: {error}.") from error
 
 
 def _ports(word: str) -> range:

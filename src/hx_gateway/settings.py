@@ -7,17 +7,17 @@ import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hx_gateway.setting_values import OptionalPath, OptionalSecret, OptionalText, Words, check_address, check_admin_key
 
 NOT_CONFIGURED = "none"
 GUARDED_PREFIXES = ("/v1/keys", "/v1/api_keys", "/v1/teams", "/v1/users", "/v1/tenants")
-ADMIN_KEY_MIN_LENGTH = 32
-WEAK_KEYS = frozenset({"sk-1234", "sk-hx-dev-1234", "changeme", "secret", "password", "admin", "test"})
 ENV_FILE_VARIABLE = "HX_ENV_FILE"
 # Variables of ours that something other than this class reads.
 OTHER_VARIABLES = frozenset({ENV_FILE_VARIABLE})
@@ -27,22 +27,6 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class SettingsError(Exception):
     """A value that the server must not start with: one sentence a line, each naming its variable."""
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _blank_is_none(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
-OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_none)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
 
 
 class Settings(BaseSettings):
@@ -293,6 +277,39 @@ class Settings(BaseSettings):
         description="Changes of a service must name the version that they are of (`if-match`).",
     )
 
+    registry_namespace: str = Field(
+        "internal.hx-gateway",
+        alias="HX_REGISTRY_NAMESPACE",
+        description="What goes before names of services that have no namespace, on the MCP registry's API.",
+    )
+    public_url: OptionalText = Field(
+        None,
+        alias="HX_PUBLIC_URL",
+        description="Where clients reach this gateway: servers of the MCP registry's API have it as their remote.",
+    )
+    registry_public_tenant: OptionalText = Field(
+        None,
+        alias="HX_REGISTRY_PUBLIC_TENANT",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="Whose servers the MCP registry's API shows to those without a key; nobody's.",
+    )
+    registry_package_sources: Words = Field(
+        (),
+        alias="HX_REGISTRY_PACKAGE_SOURCES",
+        description="Where packages may come from, as `kind=place`; anywhere, for kinds that are not named.",
+    )
+    registry_sync: Words = Field(
+        (),
+        alias="HX_REGISTRY_SYNC",
+        description="Registries that tenants take servers from, as `tenant=url`; none.",
+    )
+    registry_sync_seconds: float = Field(
+        3600.0,
+        alias="HX_REGISTRY_SYNC_SECONDS",
+        ge=60,
+        le=86_400,
+        description="Seconds from one synchronisation to the next.",
+    )
     registry_probing: bool = Field(
         True, alias="HX_REGISTRY_PROBING", description="Registered services are probed, and their health kept."
     )
@@ -401,6 +418,13 @@ class Settings(BaseSettings):
             raise ValueError("must start with http:// or https://")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _url_is_bare(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
+        return value
+
     @property
     def trusted_networks(self) -> tuple[IPNetwork, ...]:
         """``trusted_proxies`` as networks."""
@@ -410,18 +434,6 @@ class Settings(BaseSettings):
     def serve_demo_models(self) -> bool:
         """Whether the demo models are served."""
         return self.model_config_file is None if self.demo is None else self.demo
-
-
-def check_admin_key(key: str) -> None:
-    """Raise ``ValueError`` for a key that is well known, short or not printable. The key is not repeated."""
-    if key.lower() in WEAK_KEYS:
-        raise ValueError("is a well-known key; use a random one of 32 characters or more")
-    if len(key) < ADMIN_KEY_MIN_LENGTH:
-        raise ValueError(f"has {len(key)} characters; use a random one of {ADMIN_KEY_MIN_LENGTH} or more")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError("holds a space, a control character or a non-ASCII one")
-    if len(set(key)) < 8:
-        raise ValueError("repeats a few characters; use a random one")
 
 
 class LoadedSettings:

@@ -285,6 +285,14 @@ class Metrics:
             multiprocess_mode="livemax",
         )
 
+        self.sync_succeeded = Gauge(
+            "hx_registry_sync_last_success_timestamp_seconds",
+            "When all that changed in a followed registry was last read.",
+            ("tenant", "url"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+
     def render(self) -> bytes:
         """Return the text exposition of all workers."""
         directory = os.environ.get(MULTIPROCESS_VARIABLE)

@@ -229,6 +229,12 @@ def test_a_document_is_validated_without_being_published(client: Client, name: s
         ("POST", "/publish", {"name": "x"}, 400),
         ("POST", "/publish", [1], 400),
         ("POST", "/auth/github-at", {"github_token": "x"}, 501),
+        ("DELETE", "/servers", None, 405),
+        ("GET", "/publish", None, 405),
+        ("GET", "/nothing", None, 404),
+        ("GET", "/servers/com.example%2F..%2Fmail/versions", None, 400),
+        ("GET", "/servers//versions", None, 400),
+        ("POST", "/publish", {"name": "x" * 200_000}, 413),
     ],
 )
 def test_what_is_refused_is_told_of_in_both_shapes(

@@ -115,6 +115,7 @@ def operations() -> list[tuple[str, str]]:
         f"{PREFIX}/heartbeats": "POST",
         f"{many}/check": "POST",
         f"{PREFIX}/checks/{{job}}": "GET",
+        f"{PREFIX}/sync": "GET POST",
         **{
             f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "health/summary", "audit", "changes", "events")
         },

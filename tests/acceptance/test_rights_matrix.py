@@ -114,6 +114,8 @@ MATRIX: Mapping[str, str] = {
     f"GET {REGISTRY}/services/{{ref}}/versions": OF_TENANT,
     f"GET {REGISTRY}/services/{{ref}}/versions/{{version}}": OF_TENANT,
     f"POST {REGISTRY}/services/{{ref}}/versions/{{version}}/revert": OF_TENANT,
+    f"GET {REGISTRY}/sync": TENANT_ADMINS,
+    f"POST {REGISTRY}/sync": TENANT_ADMINS,
     f"GET {REGISTRY}/changes": A_KEY,
     f"GET {REGISTRY}/events": "401 401 401 400 400 400 400 400",
     "GET /v1/spend/logs": A_KEY,

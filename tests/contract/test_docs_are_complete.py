@@ -27,6 +27,7 @@ from hx_gateway.http.records import AccessLog
 from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, Policy, needs
 from hx_gateway.pipeline.upstream_answers import UpstreamOverloaded, UpstreamRateLimited
 from hx_gateway.registry.api.router import OWN
+from hx_gateway.registry.api.router import SYNC_READ
 from hx_gateway.registry.official.routes import EDIT
 from hx_gateway.services.base import FailureKind
 from hx_gateway.settings import OTHER_VARIABLES, Settings, variables_of
@@ -49,6 +50,7 @@ WHO: dict[Policy, str] = {
     needs(Scope.REGISTRY_WRITE): "a key with `registry:write`",
     OWN: "a key with `registry:write`, or for its own `registry:register:…`",
     EDIT: "an administrator of a tenant, with `registry:write`",
+    SYNC_READ: "an administrator of a tenant, with `registry:read`",
 }
 SPOKEN_PATHS = {"any other path under `/v1`": "/v1/{path}", "any other path": "/{path}"}
 

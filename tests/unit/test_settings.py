@@ -41,6 +41,10 @@ def test_every_field_has_a_description_and_one_variable() -> None:
         ({"ENABLE_DB_GUARD": "perhaps"}, "ENABLE_DB_GUARD is 'perhaps'"),
         ({"HX_TRUSTED_PROXIES": "10.0.0.0/8,nowhere"}, "HX_TRUSTED_PROXIES"),
         ({"HX_CORS_ORIGINS": "*"}, "'*' is not an origin"),
+        ({"HX_PUBLIC_URL": "gateway.example.com"}, "HX_PUBLIC_URL is 'gateway.example.com': must be http://"),
+        ({"HX_PUBLIC_URL": "https://gateway.example.com/?a=1"}, "without a query"),
+        ({"HX_PUBLIC_URL": "https://me:made-up@gateway.example.com"}, "HX_PUBLIC_URL must be http://"),
+        ({"HX_REGISTRY_PUBLIC_TENANT": "*"}, "HX_REGISTRY_PUBLIC_TENANT is '*'"),
         ({"HX_DB_GUARD_PREFIXES": "v1/keys"}, "must start with '/'"),
         ({"LITELLM_BASE_URL": "127.0.0.1:4000"}, "must start with http:// or https://"),
         (

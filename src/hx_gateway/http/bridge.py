@@ -20,7 +20,7 @@ from hx_gateway.http.errors import INTERNAL, error_reply
 from hx_gateway.kit.ids import REQUEST_ID, new_request_id
 from hx_gateway.kit.turns import next_turn
 from hx_gateway.pipeline.context import BrokenReply, Context, Reply
-from hx_gateway.pipeline.routes import ANYONE, ErrorShape, RouteSpec
+from hx_gateway.pipeline.routes import ANYONE, ErrorShape, RouteSpec, under
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.services.upstream.base import Deployment
 from hx_gateway.telemetry import Metrics
@@ -49,6 +49,12 @@ def _unmatched(name: str, shape: ErrorShape) -> RouteSpec:
 # The route of a request until its own is found, which tells how to word an error.
 UNMATCHED_V1 = _unmatched("unmatched_v1", ErrorShape.OPENAI)
 UNMATCHED = _unmatched("unmatched", ErrorShape.PROBLEM)
+# Clients of MCP's registry are told there what is wrong as they know it, whatever it is and wherever it is found.
+REGISTRY_PREFIXES = ("/v0.1", "/v0")
+
+
+def _shape(ctx: Context) -> ErrorShape:
+    return ErrorShape.REGISTRY if under(ctx.path, REGISTRY_PREFIXES) else ctx.route.errors
 
 
 class AsgiBody:
@@ -173,7 +179,7 @@ class PipelineBridge:
         except Exception:  # noqa: BLE001 - the outermost edge of a request: logged here, told without detail
             self._log.exception("request_failed", request_id=ctx.request_id, route=ctx.route.name)
             ctx.error = INTERNAL
-        return error_reply(ctx.error, ctx.route.errors)
+        return error_reply(ctx.error, _shape(ctx))
 
     @staticmethod
     async def _discard_body(ctx: Context) -> None:
@@ -195,7 +201,7 @@ class PipelineBridge:
             if exchange.started:
                 exchange.break_off()
             else:
-                await exchange.send_reply(error_reply(flight.ctx.error, flight.ctx.route.errors))
+                await exchange.send_reply(error_reply(flight.ctx.error, _shape(flight.ctx)))
         return Ending.SHUTDOWN
 
     def _context(self, scope: Scope, edge: Any) -> Context:

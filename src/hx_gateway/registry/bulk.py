@@ -68,6 +68,12 @@ class BulkOutcome:
         setattr(self, fate, getattr(self, fate) + 1)
         self.results.append({"index": index, "status": fate, **told})
 
+    def join(self, other: BulkOutcome, start: int) -> None:
+        """Take note of all of another outcome, whose first one is number ``start`` here."""
+        for result in other.results:
+            told = {name: value for name, value in result.items() if name not in ("index", "status")}
+            self.add(start + result["index"], result["status"], told)
+
 
 class Bulk:
     """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises of all at once.

@@ -20,6 +20,7 @@ from hx_gateway.db.models import (
     registry_checks,
     registry_index,
     registry_items,
+    registry_sync,
     registry_versions,
     teams,
     tenants,
@@ -37,6 +38,7 @@ MODULES = (
     registry_checks,
     registry_index,
     registry_items,
+    registry_sync,
     registry_versions,
     teams,
     tenants,
@@ -45,7 +47,8 @@ MODULES = (
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
 SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
 HEALTH = {"registry_health", "registry_health_history", "registry_checks"}
-TABLES = DIRECTORY | SERVICES | HEALTH | {"registry_words", "registry_tags", "registry_counts"}
+SYNC = {"registry_syncs", "registry_synced"}
+TABLES = DIRECTORY | SERVICES | HEALTH | SYNC | {"registry_words", "registry_tags", "registry_counts"}
 
 
 async def differences(url: str, metadata: MetaData) -> list[Any]:

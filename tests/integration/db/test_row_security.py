@@ -105,6 +105,11 @@ ROWS = {
         "(tenant_id, build_type, protocol, priority, status, is_enabled, is_required, is_active, items) "
         "VALUES ($1, 'stub', 'tcp', 'low', 'healthy', true, true, true, 1)"
     ),
+    "registry_syncs": "(tenant_id, url) VALUES ($1, 'https://registry.example.com')",
+    "registry_synced": (
+        "(tenant_id, url, name, item_id, managed) "
+        "VALUES ($1, 'https://registry.example.com', 'a/b', md5($1)::uuid, '{}')"
+    ),
     "registry_versions": (
         "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
         "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"

@@ -39,7 +39,7 @@ class Desk:
         self.catalog = Catalog(transactions)
         self.standing = Standing(transactions)
         self.dependencies = Dependencies(transactions)
-        self.official = OfficialRegistry(transactions, namespace=NAMESPACE)
+        self.official = OfficialRegistry(transactions, naming=Naming(NAMESPACE))
         self.ann = self.actor()
         self.reader = Reader(tenant_id=registry.tenant)
 
@@ -405,7 +405,7 @@ async def test_servers_are_found_by_a_part_of_name_or_description_and_by_version
     assert await desk.listed(search="_") == []
     assert await desk.listed(search="com.acme/") == ["com.acme/odd@0.0.0", "com.acme/weather@2.0.0"]
     assert await desk.listed(search="rain") == ["com.acme/weather@2.0.0"]
-    assert await desk.listed(version="2.0.0") == ["com.acme/weather@2.0.0", f"{MAIL}@2.0.0"]
+    assert await desk.listed(version="2.0.0") == [f"{MAIL}@2.0.0", "com.acme/weather@2.0.0"]
     assert await desk.listed(version="0.0.0") == ["com.acme/odd@0.0.0"]
     assert await desk.listed(version="latest", search=MAIL) == [f"{MAIL}@2.0.0"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hx_gateway.cli.registry import checking, files, graph, services, standing, watch
+from hx_gateway.cli.registry import checking, files, graph, services, standing, sync, watch
 
 app = typer.Typer(help="The services of a running gateway's registry.", no_args_is_help=True)
 app.command("list")(services.list_services)
@@ -21,6 +21,7 @@ app.command()(standing.heartbeat)
 app.command()(standing.report)
 app.command("import")(files.import_services)
 app.command()(files.export)
+app.command()(sync.sync)
 app.command()(graph.graph)
 app.command()(watch.watch)
 app.command()(services.stats)

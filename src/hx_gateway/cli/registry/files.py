@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +28,19 @@ from hx_gateway.cli.registry.documents import (
     read_json,
     without_ends,
 )
-from hx_gateway.cli.registry.requests import SERVICES, Service, pages
+from hx_gateway.cli.registry.requests import SERVICES, Registry, Service, pages
 from hx_gateway.cli.start import fail
 from hx_gateway.cli.tables import print_json
+from hx_gateway.registry.formats import OFFICIAL_REGISTRY
 from hx_gateway.registry.repository import MAX_BULK
 
 FATES = ("created", "updated", "restored", "skipped", "failed")
 
+OWN_FORMAT = "services"
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", help="services, as export writes them; mcp_servers; server_json; official_registry."),
+]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="partial keeps those that can be; atomic all, at most 500, or none.")
 ]
@@ -52,7 +59,10 @@ class Outcome(NamedTuple):
 
 
 def import_services(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help='JSON: a list of services, or {"items": […]}.')],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file of --format, or with official_registry a registry's address.")
+    ],
+    format_: FormatOption = OWN_FORMAT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try all of it, and keep nothing.")] = False,
     mode: ModeOption = "partial",
     on_conflict: BulkConflictOption = "error",
@@ -62,11 +72,19 @@ def import_services(
     key: KeyOption = None,
 ) -> None:
     """Register the services of a file, and say what cannot be and why; leave with 1 where there is such a one."""
-    entries = _read(file)
-    if mode == "atomic" and len(list(batches(entries))) > 1:
-        fail(f"--mode atomic: all or none goes for what one request may have: {MAX_BULK} services.", code=EXIT_FAILED)
     how = {"mode": mode, "on_conflict": on_conflict, "dry_run": dry_run}
-    outcomes = run_with(url, key, lambda gateway: _import(gateway, tenant, entries, how))
+    if format_ == OWN_FORMAT:
+        entries = _read(Path(file))
+        if mode == "atomic" and len(list(batches(entries))) > 1:
+            message = f"--mode atomic: all or none goes for what one request may have: {MAX_BULK} services."
+            fail(message, code=EXIT_FAILED)
+        outcomes = run_with(url, key, lambda gateway: _import(gateway, tenant, entries, how))
+    else:
+        body = {**how, "format": format_, **_document(format_, file)}
+        answer = Registry(url, key, tenant).ask("POST", f"{SERVICES}/import", None, body)
+        for warning in answer["warnings"]:
+            typer.echo(plain(warning), err=True)
+        outcomes = [Outcome(Entry(told["index"] + 1, {}), told) for told in answer["results"]]
     _print(sorted(outcomes, key=lambda one: one.entry.row), as_json=as_json, dry_run=dry_run)
     if any(one.told["status"] == "failed" for one in outcomes):
         raise SystemExit(EXIT_FAILED)
@@ -103,15 +121,29 @@ def export(
         typer.echo(f"{len(items)} services in {file}")
 
 
-def _read(file: Path) -> list[Entry]:
-    """Return the services of a file in the order in which they can be registered, or leave."""
+def _document(format_: str, file: str) -> dict[str, Any]:
+    """Return what a gateway is told to import of a format that it reads itself, or leave."""
+    if format_ == OFFICIAL_REGISTRY:
+        return {"source": file}
     try:
-        # The one place that knows the format.
-        entries = in_order(read_json(file.read_text(encoding="utf-8")))
+        return {"document": json.loads(_text(Path(file)))}
+    except (ValueError, RecursionError) as error:
+        fail(f"{file}: it is not JSON: {error}. Nothing was registered.", code=EXIT_FAILED)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         fail(f"{file}: {error.strerror}.", code=EXIT_FAILED)
     except UnicodeDecodeError:
         fail(f"{file}: it is not UTF-8.", code=EXIT_FAILED)
+
+
+def _read(file: Path) -> list[Entry]:
+    """Return the services of a file in the order in which they can be registered, or leave."""
+    try:
+        entries = in_order(read_json(_text(file)))
     except UnreadableServices as error:
         fail(f"{file}: {plain(str(error))}. Nothing was registered.", code=EXIT_FAILED)
     if not entries:

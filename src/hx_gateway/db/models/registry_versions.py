@@ -35,6 +35,7 @@ class RegistryVersion(Base):
         ),
         Index("registry_versions_latest", "tenant_id", "name", unique=True, postgresql_where=text("is_latest")),
         Index("registry_versions_by_item", "tenant_id", "item_id"),
+        Index("registry_versions_by_change", "tenant_id", "updated_at"),
         {"schema": REGISTRY_SCHEMA},
     )
 

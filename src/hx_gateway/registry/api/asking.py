@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -25,7 +25,10 @@ from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
+from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.source import RegistrySource
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.sync.job import RegistrySync
 from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
@@ -36,7 +39,10 @@ _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryParts:
-    """What the routes ask. ``require_if_match``: whether a change must name the version that it is of."""
+    """What the routes ask. ``require_if_match``: whether a change must name the version that it is of.
+
+    ``naming``: what services are called in documents of servers. ``sources``: other registries; ``sync`` follows some.
+    """
 
     catalog: Catalog
     bulk: Bulk
@@ -46,6 +52,9 @@ class RegistryParts:
     hot: HotReads
     history: History
     dependencies: Dependencies
+    sources: RegistrySource
+    sync: RegistrySync
+    naming: Naming = field(default_factory=Naming)
     require_if_match: bool = False
 
 

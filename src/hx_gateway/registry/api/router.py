@@ -10,10 +10,11 @@ from fastapi import APIRouter, FastAPI
 
 from hx_gateway.access.principal import BoundScope, Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
-from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
-from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, transfer
+from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, Who, needs
+from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, sync, transfer
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
+from hx_gateway.registry.official.routes import EDIT
 
 PREFIX = "/api/v1/registry"
 # In this order: the paths of lists come before those of one service.
@@ -25,7 +26,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     history.router,
     overview.router,
+    sync.router,
 )
+# Whoever administers a tenant says what becomes of its services.
+SYNC_READ = Policy(Who.KEY, frozenset({Scope.REGISTRY_READ}), EDIT.roles)
 READ, WRITE = needs(Scope.REGISTRY_READ), needs(Scope.REGISTRY_WRITE)
 # Some of what is below lets those in who register themselves, by their names.
 OWN = replace(WRITE, bound=BoundScope.REGISTER)
@@ -61,8 +65,13 @@ def registry_routes(parts: RegistryParts, handler: Handler) -> list[RouteSpec]:
     ]
     # Nothing is changed by it.
     validate = _spec("registry_graph_validate", "POST", f"{PREFIX}/graph/validate", handler, policy=READ)
+    following = [
+        _spec("registry_sync", "GET", f"{PREFIX}/sync", handler, policy=SYNC_READ),
+        _spec("registry_sync_now", "POST", f"{PREFIX}/sync", handler, policy=EDIT),
+    ]
     return [
         validate,
+        *following,
         *[_spec(name, method, path, handler) for name, (method, path) in {**_COLLECTION, **_OTHERS}.items()],
         *below,
         _spec("registry_events", "GET", f"{PREFIX}/events", changes.events, operation=stream_operation()),

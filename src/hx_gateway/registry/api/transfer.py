@@ -9,30 +9,54 @@ from pydantic import BaseModel, Field, StrictBool
 
 from hx_gateway.access.errors import InvalidField
 from hx_gateway.access.resources import MAX_PAGE
+from hx_gateway.db.models.base_model import NAME_CHARS
+from hx_gateway.db.models.registry_items import PLACE_CHARS
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.registry.api import operations
-from hx_gateway.registry.api.asking import Asks, answer
-from hx_gateway.registry.api.parameters import ServiceFilters, TenantId
+from hx_gateway.registry.api.asking import Ask, Asks, answer
+from hx_gateway.registry.api.parameters import Instant, ServiceFilters, TenantId
 from hx_gateway.registry.api.schemas import BulkAnswer
 from hx_gateway.registry.api.standing import Where
-from hx_gateway.registry.bulk import BulkOptions
-from hx_gateway.registry.formats import Format, read, write
+from hx_gateway.registry.bulk import BulkOptions, BulkOutcome
+from hx_gateway.registry.formats import OFFICIAL_REGISTRY, Format, read, read_servers, write
+from hx_gateway.registry.official.source import Bounds
 from hx_gateway.registry.repository import MAX_BULK
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
-MAX_EXPORTED = 5000
+MAX_EXPORTED = MAX_IMPORTED = 5000
+IMPORT_BOUNDS = Bounds(pages=200, bytes=32 * 1024 * 1024, seconds=40.0)
 
 
 class ImportBody(Strict):
-    """A document, and what becomes of names that are taken. A service of a document has its ``source``."""
+    """A document, and what becomes of names that are taken. A service of a document has its ``source``.
 
-    format: Format
-    document: Any = Field(examples=[{"mcpServers": {"weather": {"url": "https://weather.example.org/mcp"}}}])
-    source: Annotated[str, Field(min_length=1, max_length=255)] = "import"
+    For ``official_registry`` the ``source`` is the address of a registry, which is asked instead of a document.
+    """
+
+    format: Format | Literal["official_registry"]
+    document: Any = Field(None, examples=[{"mcpServers": {"weather": {"url": "https://weather.example.org/mcp"}}}])
+    source: Annotated[str, Field(min_length=1, max_length=PLACE_CHARS)] = "import"
+    updated_since: Instant | None = Field(None, description="Of a registry: what changed then or later.")
     mode: Literal["atomic", "partial"] = "partial"
     on_conflict: Literal["error", "skip", "update", "restore"] = "error"
     dry_run: StrictBool = False
+
+    def check(self) -> None:
+        """Raise ``InvalidField`` for what is missing, and for what only another format is told."""
+        given = self.model_fields_set
+        if self.format == OFFICIAL_REGISTRY:
+            _refuse("document" in given, "document", "does not go with official_registry, whose source is asked")
+            _refuse("source" not in given, "source", "is missing: the address of a registry")
+            return
+        _refuse("document" not in given, "document", "is missing")
+        _refuse("updated_since" in given, "updated_since", "goes with official_registry only")
+        _refuse(len(self.source) > NAME_CHARS, "source", f"must have at most {NAME_CHARS} characters")
+
+
+def _refuse(wrong: bool, field: str, rule: str) -> None:
+    if wrong:
+        raise InvalidField(f"{field}: {rule}.", param=field)
 
 
 class ImportAnswer(BulkAnswer):
@@ -57,15 +81,35 @@ class ExportAnswer(BaseModel):
 
 @router.post("/services/import", response_model=ImportAnswer)
 async def import_services(body: ImportBody, ask: Asks, where: Where) -> Response:
-    """Register the services of a document of an MCP client, or of `server.json`: at most 500. No secret is kept."""
-    imported = read(body.format, body.document)
-    if len(imported.services) > MAX_BULK:
-        raise InvalidField(f"document: has more than {MAX_BULK} services.", param="document")
-    services = [{"source": body.source, **fields} for fields in imported.services]
+    """Register the services of a document of an MCP client, or of `server.json`: at most 500. No secret is kept.
+
+    Of another registry at most 5,000 are, by 500 a transaction.
+    """
+    body.check()
+    services, warnings = await _read(body, ask)
+    most = MAX_BULK if body.mode == "atomic" or body.format != OFFICIAL_REGISTRY else MAX_IMPORTED
+    if len(services) > most:
+        raise InvalidField(f"There are {len(services):,} services: at most {most:,} are imported so.", param="source")
     options = BulkOptions(tenant_id=where.tenant_id, atomic=body.mode == "atomic", dry_run=body.dry_run)
-    outcome = await ask.registry.bulk.create(ask.actor, services, options, on_conflict=body.on_conflict)
-    told = {name: getattr(outcome, name) for name in outcome.__slots__}
-    return answer({**told, "warnings": imported.warnings})
+    told = BulkOutcome(dry_run=body.dry_run)
+    for start in range(0, len(services), MAX_BULK) or (0,):
+        some = services[start : start + MAX_BULK]
+        told.join(await ask.registry.bulk.create(ask.actor, some, options, on_conflict=body.on_conflict), start)
+    return answer({**{name: getattr(told, name) for name in told.__slots__}, "warnings": warnings})
+
+
+async def _read(body: ImportBody, ask: Ask) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the fields of services, and what is worth a warning."""
+    naming = ask.registry.naming
+    if body.format != OFFICIAL_REGISTRY:
+        imported = read(body.format, body.document, naming=naming)
+        return [{"source": body.source, **fields} for fields in imported.services], imported.warnings
+    members: list[Any] = []
+    pages = ask.registry.sources.pages(body.source, IMPORT_BOUNDS, updated_since=body.updated_since, latest=True)
+    async for page in pages:
+        members += page
+    imported = read_servers(members, naming=naming)
+    return [{**fields, "registry_url": body.source} for fields in imported.services], imported.warnings
 
 
 @router.get("/services/export", response_model=ExportAnswer)
@@ -84,5 +128,5 @@ async def export_services(parameters: Annotated[ExportQuery, Query()], ask: Asks
             break
         if len(items) >= MAX_EXPORTED:
             raise InvalidField(f"More than {MAX_EXPORTED:,} services pass: ask for fewer.", param="format")
-    exported = write(parameters.format, items)
+    exported = write(parameters.format, items, naming=ask.registry.naming)
     return answer({"document": exported.document, "warnings": exported.warnings})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,14 +16,16 @@ from hx_gateway.registry.official.mapping import (
     fields_of,
 )
 from hx_gateway.registry.official.naming import Naming
+from hx_gateway.registry.official.schema import MAX_NAME_CHARS
 from hx_gateway.registry.official.server_json import OFFICIAL_META, Rules, errors_of, validate
 from hx_gateway.registry.official.shapes import objects, text
 from hx_gateway.registry.official.versions import rank
 
 SOURCE = "server.json"
-OFFICIAL_SOURCE = "mcp-registry"
+OFFICIAL_SOURCE = "official"
 # Other registries keep what they like in _meta, and know packages that we do not.
 _RULES = Rules(known_registries=False, publisher_meta_only=False)
+MAX_WARNINGS = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What of a service its document says nothing of.
 _OWN_ENUMS = {"build_type": BuildType, "priority": ServicePriority}
@@ -31,28 +33,90 @@ _OWN_ENUMS = {"build_type": BuildType, "priority": ServicePriority}
 
 def read(document: Any, naming: Naming) -> Imported:
     """Return the services of the documents: of each name the latest version."""
-    found = Imported()
-    latest: dict[str, tuple[Any, dict[str, Any]]] = {}
-    for path, server, meta in _servers(document):
-        errors = errors_of(validate(server, _RULES))
-        if errors:
-            place = errors[0].path
-            raise FormatError(f"{path}.{place}" if path and place else path or place, errors[0].message)
-        official = meta.get(OFFICIAL_META)
-        official = official if isinstance(official, dict) else {}
-        if official.get("status") == "deleted":
-            found.warnings.append(f"{path or server['name']}: left out, for it was deleted.")
-            continue
-        order = (official.get("isLatest") is True, rank(server["version"], _EPOCH))
-        known = latest.get(server["name"])
-        if known is not None:
-            found.warnings.append(f"{path}: {server['name']} is there several times: its latest version is taken.")
-        if known is None or order > known[0]:
-            latest[server["name"]] = order, _service(server, meta, official, naming, found.warnings)
+    latest = _Latest(naming)
+    for path, member in _members(document):
+        server, meta = checked(path, member)
+        if latest.knows(server):
+            latest.found.warnings.append(
+                f"{path}: {server['name']} is there several times: its latest version is taken."
+            )
+        latest.take(path, server, meta)
     if len(latest) > MAX_SERVICES:
         raise FormatError("", f"must have at most {MAX_SERVICES} servers, not {len(latest)}")
-    found.services.extend(fields for _, fields in latest.values())
-    return found
+    return latest.imported()
+
+
+def read_servers(members: Iterable[Any], naming: Naming) -> Imported:
+    """Return the services of another registry's ``servers``: what is wrong with one leaves out that one.
+
+    However many there are; of warnings there are at most ``MAX_WARNINGS``.
+    """
+    latest = _Latest(naming)
+    warnings = latest.found.warnings
+    for index, member in enumerate(members):
+        try:
+            latest.take(f"servers[{index}]", *checked(f"servers[{index}]", member))
+        except FormatError as error:
+            warnings.append(f"{named(member)}: left out. {error.message}")
+    if len(warnings) > MAX_WARNINGS:
+        warnings[MAX_WARNINGS:] = [f"{len(warnings) - MAX_WARNINGS} more."]
+    return latest.imported()
+
+
+def checked(path: str, member: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return a document that has no errors, and what a registry said of it. Raises :class:`FormatError`."""
+    path, server, meta = _one(path, an_object(member, path))
+    errors = errors_of(validate(server, _RULES))
+    if errors:
+        place = errors[0].path
+        raise FormatError(f"{path}.{place}" if path and place else path or place, errors[0].message)
+    return server, meta
+
+
+def said_of(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the official registry, or one like it, says of a version."""
+    official = meta.get(OFFICIAL_META)
+    return official if isinstance(official, dict) else {}
+
+
+def named(member: Any) -> str:
+    """Return what a server is called that may be none, for a message."""
+    server = member.get("server", member) if isinstance(member, dict) else None
+    name = server.get("name") if isinstance(server, dict) else None
+    return repr(name[:MAX_NAME_CHARS]) if isinstance(name, str) else "one without a name"
+
+
+class _Latest:
+    """The latest version of each name among those that were taken."""
+
+    def __init__(self, naming: Naming) -> None:
+        self.found = Imported()
+        self._naming = naming
+        self._by_name: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def knows(self, server: Mapping[str, Any]) -> bool:
+        """Return whether a version of the same name was taken."""
+        return server["name"] in self._by_name
+
+    def take(self, path: str, server: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Take a version, unless it was deleted."""
+        official = said_of(meta)
+        if official.get("status") == "deleted":
+            self.found.warnings.append(f"{path or server['name']}: left out, for it was deleted.")
+            return
+        order = (official.get("isLatest") is True, rank(server["version"], _EPOCH))
+        known = self._by_name.get(server["name"])
+        if known is None or order > known[0]:
+            fields = service_of(server, meta, self._naming, self.found.warnings)
+            self._by_name[server["name"]] = order, fields
+
+    def imported(self) -> Imported:
+        """Return the services, in the order in which their names came first."""
+        self.found.services.extend(fields for _, fields in self._by_name.values())
+        return self.found
 
 
 def write(items: Sequence[Mapping[str, Any]], naming: Naming) -> Exported:
@@ -73,20 +137,19 @@ def write(items: Sequence[Mapping[str, Any]], naming: Naming) -> Exported:
     return Exported({"servers": servers, "metadata": {"count": len(servers)}})
 
 
-def _servers(document: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """Yield each document's path, itself, and what a registry said of it."""
+def _members(document: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each document's path and itself, perhaps with what a registry said of it."""
     if isinstance(document, dict) and "servers" in document:
         members, root = document["servers"], "servers"
     elif isinstance(document, list):
         members, root = document, ""
     else:
-        yield _one("", an_object(document, ""))
+        yield "", document
         return
     if not isinstance(members, list):
         raise FormatError(root, "must be a list of servers")
     for index, member in enumerate(members):
-        path = f"{root}[{index}]"
-        yield _one(path, an_object(member, path))
+        yield f"{root}[{index}]", member
 
 
 def _one(path: str, member: Mapping[str, Any]) -> tuple[str, Any, Mapping[str, Any]]:
@@ -96,13 +159,11 @@ def _one(path: str, member: Mapping[str, Any]) -> tuple[str, Any, Mapping[str, A
     return f"{path}.server" if path else "server", member["server"], meta if isinstance(meta, dict) else {}
 
 
-def _service(
-    server: Mapping[str, Any],
-    meta: Mapping[str, Any],
-    official: Mapping[str, Any],
-    naming: Naming,
-    warnings: list[str],
+def service_of(
+    server: Mapping[str, Any], meta: Mapping[str, Any], naming: Naming, warnings: list[str]
 ) -> dict[str, Any]:
+    """Return the fields of a service that a checked document, and what a registry said of it, say something of."""
+    official = said_of(meta)
     fields = fields_of(server, naming)
     stored = _without_secrets(fields["config"][SERVER_JSON], str(server["name"]), warnings)
     # One that was named by its id here, since its own name is none that servers have: its title is that.

@@ -15,14 +15,31 @@ OCI, MCPB = "oci", "mcpb"
 Sources = Mapping[str, Sequence[str]]
 KINDS = ("npm", "pypi", "nuget", "cargo", "maven", OCI, MCPB)
 _VERSIONED = frozenset({"npm", "pypi", "nuget"})
-# Where an image comes from whose reference names no host.
-_IMAGE_HOST = "docker.io"
 _IMAGE = re.compile(
     r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?::[0-9]+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
 )
+_HOST = re.compile(r"\.?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
 _NOT_IN_A_FLAG = re.compile(r"[<>$\s]")
+
+
+def sources_of(words: Sequence[str]) -> Sources:
+    """Return where packages may come from, of ``kind=place`` each: a base URL, for images and bundles a host.
+
+    A host that begins with a dot stands for all below it. Raises ``ValueError``, which says what is wrong with which.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        kind, _, place = word.partition("=")
+        if kind not in KINDS:
+            raise ValueError(f"{word!r} does not begin with a kind of packages and '=', as npm=https://example.com")
+        is_host = kind in (OCI, MCPB)
+        if (_HOST.fullmatch(place) is None) if is_host else not _is_base_url(place):
+            needed = "a host, as images.example.com" if is_host else "an http(s) URL, as https://packages.example.com"
+            raise ValueError(f"{word!r}: packages of {kind} come from {needed}")
+        found.setdefault(kind, []).append(place if is_host else place.rstrip("/"))
+    return found
 
 
 def unresolved(template: str, known: set[str]) -> list[str]:
@@ -66,7 +83,7 @@ def _version(package: Mapping[str, Any], kind: str, path: str) -> Iterator[Issue
 
 def _image(package: Mapping[str, Any], identifier: str, path: str) -> Iterator[Issue]:
     if _IMAGE.fullmatch(identifier) is None:
-        message = "must be the reference of an image, as ghcr.io/acme/mail:1.0.0"
+        message = "must be the reference of an image, as images.example.com/acme/mail:1.0.0"
         yield _issue(f"{path}.identifier", message, "oci-reference")
     elif "@" not in identifier and (":" not in identifier.rpartition("/")[2] or identifier.endswith(":latest")):
         message = "names no version: give it a tag other than latest, or a digest"
@@ -88,10 +105,9 @@ def _source(package: Mapping[str, Any], allowed: Sequence[str], path: str) -> It
     kind, identifier, given = (text(package, name) for name in ("registryType", "identifier", "registryBaseUrl"))
     among = f"one of {', '.join(allowed)}"
     if kind == OCI:
-        first = identifier.partition("/")[0]
-        host = first if "." in first or ":" in first else _IMAGE_HOST
-        if not _is_at(host, allowed):
-            yield _issue(f"{path}.identifier", f"must be an image of {among}", "base-url")
+        # One that names no host comes from wherever its client looks first.
+        if not _is_at(identifier.partition("/")[0], allowed):
+            yield _issue(f"{path}.identifier", f"must name an image of {among}", "base-url")
     elif kind == MCPB:
         parts = _split(identifier)
         if parts is not None and not _is_at(parts[1], allowed):
@@ -152,6 +168,11 @@ def _argument(argument: Mapping[str, Any], path: str) -> Iterator[Issue]:
 
 def _is_at(host: str, hosts: Sequence[str]) -> bool:
     return any(host.endswith(known) if known.startswith(".") else host == known for known in hosts)
+
+
+def _is_base_url(url: str) -> bool:
+    parts = _split(url)
+    return parts is not None and parts[0] in ("http", "https") and "@" not in url and not re.search(r"\s|[?#]", url)
 
 
 def _split(url: str) -> tuple[str, str] | None:

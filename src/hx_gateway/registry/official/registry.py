@@ -18,7 +18,7 @@ from hx_gateway.registry.official.mapping import (
     ServerMapping,
     Status,
 )
-from hx_gateway.registry.official.naming import DEFAULT_NAMESPACE, Naming
+from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.publishing import Publishing, StatusChange
 from hx_gateway.registry.official.repository import Listing, Server, ServerRepository
 from hx_gateway.registry.official.rights import Reader, check_may_publish
@@ -41,7 +41,7 @@ class ServerPage:
 class OfficialRegistry:
     """The servers of tenants: all services of the catalogue, published or not.
 
-    ``namespace`` goes before the names of services that have none. ``gateway_url`` is where the gateway serves MCP, if
+    ``naming`` says what services are called that have no namespace. ``gateway_url`` is where the gateway serves MCP, if
     clients are to reach services through it. ``rules`` are those that a document is held to.
 
     Raises ``NotFound``, ``Forbidden``, and ``InvalidRequest`` (400) for all that is wrong with what was sent, of which
@@ -53,13 +53,13 @@ class OfficialRegistry:
         self,
         transactions: Transactions,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
+        naming: Naming | None = None,
         gateway_url: str | None = None,
         rules: Rules | None = None,
     ) -> None:
         self._transactions = transactions
-        self._naming = Naming(namespace)
-        self._mapping = ServerMapping(self._naming, gateway_url=gateway_url)
+        self.naming = naming or Naming()
+        self._mapping = ServerMapping(self.naming, gateway_url=gateway_url)
         self._rules = rules or Rules()
 
     # Reading
@@ -67,7 +67,7 @@ class OfficialRegistry:
     async def servers(
         self, reader: Reader, listing: Listing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> ServerPage:
-        """Return a page of servers by name and version. A cursor is good for the same ``listing`` only."""
+        """Return a page of servers by their services' names, then version. A cursor is for its own ``listing``."""
         mark = mark_of("servers", listing)
         after = _position(cursor, mark)
         async with self._read(reader.tenant_id) as servers:
@@ -76,7 +76,7 @@ class OfficialRegistry:
         if len(found) <= limit:
             return ServerPage(servers=shown, next_cursor=None)
         last = found[limit - 1]
-        return ServerPage(servers=shown, next_cursor=encode_cursor(Position(last.name, last.key), mark))
+        return ServerPage(servers=shown, next_cursor=encode_cursor(Position(last.item.name, last.key), mark))
 
     async def versions(self, reader: Reader, name: str, *, include_deleted: bool = False) -> list[dict[str, Any]]:
         """Return all versions of a server, the newest first."""
@@ -175,14 +175,14 @@ class OfficialRegistry:
     @asynccontextmanager
     async def _read(self, tenant_id: str) -> AsyncIterator[ServerRepository]:
         async with self._transactions.database.session(tenant_id) as session:
-            yield ServerRepository(session, tenant_id, self._naming)
+            yield ServerRepository(session, tenant_id, self.naming)
 
     @asynccontextmanager
     async def _write(self, actor: Actor, operation: str) -> AsyncIterator[Publishing]:
         async with self._transactions.open(actor, None, operation) as transaction:
-            servers = ServerRepository(transaction.session, transaction.tenant_id, self._naming)
+            servers = ServerRepository(transaction.session, transaction.tenant_id, self.naming)
             await transaction.trail.lock()
-            yield Publishing(servers, transaction.items, transaction.trail, self._naming)
+            yield Publishing(servers, transaction.items, transaction.trail, self.naming)
 
 
 def lifecycle_of(server: Server) -> Lifecycle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Select,
+    Subquery,
     Text,
     and_,
     case,
@@ -34,6 +36,9 @@ from hx_gateway.registry.official.schema import MAX_NAME_CHARS, NAME_PATTERN
 from hx_gateway.registry.official.versions import LATEST, UNKNOWN_VERSION, VERSION_PATTERN, latest_of, rank
 
 MAX_SAME_REMOTE = 5
+# How many services are looked at for a page at first.
+NEARBY = 200
+_OF_AN_ID = re.compile(r"[0-9a-f-]+")
 _HEALTH = and_(ItemHealth.tenant_id == RegistryItem.tenant_id, ItemHealth.item_id == RegistryItem.id)
 
 
@@ -51,7 +56,7 @@ class Listing:
 class Server:
     """A version of a server: its service, and what was published, ``None`` where the service stands for itself.
 
-    ``key`` is where it stands in the order of all of them.
+    ``key`` is where it stands among those of its service.
     """
 
     name: str
@@ -75,24 +80,65 @@ class ServerRepository:
         self._published = and_(
             RegistryVersion.tenant_id == RegistryItem.tenant_id,
             RegistryVersion.item_id == RegistryItem.id,
-            RegistryVersion.name == self._name,
+            # A filter, not what rows are joined by: names would be computed of all services.
+            (RegistryVersion.name == self._name).is_(True),
         )
 
     # Reading
 
     async def page(self, listing: Listing, after: tuple[str, str] | None, limit: int) -> list[Server]:
-        """Return at most ``limit`` servers by name and version that come ``after`` the name and key of another one.
+        """Return at most ``limit`` servers that come ``after`` the place of another one.
 
-        Names and keys are compared byte for byte, whatever the database's locale is. Among latest versions only the
-        name counts: one that was seen is not seen again under the version that it was given since.
+        They are ordered by their services' own names, of which there is an index, and by version; both are compared
+        byte for byte, whatever the database's locale is. Among latest versions only the name counts: one that was seen
+        is not seen again under the version that it was given since.
         """
-        name, key = _bytewise(self._name), _bytewise(_key)
-        query = self._query().where(*self._conditions(listing))
+        name, key = _bytewise(cast(RegistryItem.name, Text)), _bytewise(_key)
+        query = self._query().where(*self._conditions(listing)).order_by(name, key).limit(limit)
         if after is not None and listing.version == LATEST:
             query = query.where(name > after[0])
         elif after is not None:
-            query = query.where(tuple_(name, key) > tuple_(literal(after[0]), literal(after[1])))
-        return await self._servers(query.order_by(name, key).limit(limit))
+            query = query.where(tuple_(name, key) > tuple_(literal(after[0], Text), literal(after[1], Text)))
+        # Looked for nearby first. What does not fill a page there is rare, or elsewhere.
+        nearby = self._nearby(None if after is None else after[0], include_deleted=listing.include_deleted)
+        found = await self._servers(query.join(nearby, nearby.c.id == RegistryItem.id))
+        if len(found) == limit:
+            return found
+        candidates = self._candidates(listing)
+        return await self._servers(query.join(candidates, candidates.c.id == RegistryItem.id))
+
+    def _nearby(self, start: str | None, *, include_deleted: bool) -> Subquery:
+        """Return the next services in order, by the index alone, whatever the planner thinks of all conditions."""
+        name = _bytewise(cast(RegistryItem.name, Text))
+        query = select(RegistryItem.id, name.label("name")).where(RegistryItem.tenant_id == self._tenant_id)
+        if not include_deleted:
+            query = query.where(RegistryItem.deleted_at.is_(None))
+        if start is not None:
+            query = query.where(name >= start)
+        return query.order_by(name).limit(NEARBY).subquery()
+
+    def _candidates(self, listing: Listing) -> Subquery:
+        """Return the services that one of the conditions lets through, by their own rows or by those of versions.
+
+        All conditions are for both together: asked so, PostgreSQL would bring all rows of both together first.
+        """
+        item, version = RegistryItem, RegistryVersion
+        own: list[ColumnElement[bool]] = []
+        published: list[ColumnElement[bool]] = []
+        if listing.version not in (None, LATEST):
+            own, published = [_unpublished_version == listing.version], [version.version == listing.version]
+        elif listing.updated_since is not None:
+            own = [_either(item.updated_at >= listing.updated_since)]
+            published = [version.updated_at >= listing.updated_since]
+        elif listing.search:
+            described = version.document["description"].astext
+            own = [self._matches(listing.search, item.description)]
+            published = [_holds(listing.search, version.name, described)]
+        services = select(item.id).where(item.tenant_id == self._tenant_id, *own)
+        if not listing.include_deleted:
+            services = services.where(item.deleted_at.is_(None))
+        versions = select(version.item_id).where(version.tenant_id == self._tenant_id, *published)
+        return services.union(versions).subquery() if own else services.subquery()
 
     async def versions(self, name: str, *, include_deleted: bool) -> list[Server]:
         """Return all versions of a server, the newest first."""
@@ -192,7 +238,7 @@ class ServerRepository:
             return self._query().where(literal(False))
         if isinstance(ref, UUID):
             return self._query().where(RegistryItem.id == ref, self._name == name)
-        return self._query().where(RegistryItem.name_key == func.lower(ref), self._name == name)
+        return self._query().where(_either(RegistryItem.name_key == func.lower(ref)), self._name == name)
 
     def _conditions(self, listing: Listing) -> Iterator[ColumnElement[bool]]:
         if not listing.include_deleted:
@@ -203,10 +249,7 @@ class ServerRepository:
             yield and_(RegistryItem.deleted_at.is_(None), living)
         if listing.search:
             described = func.coalesce(RegistryVersion.document["description"].astext, RegistryItem.description)
-            yield or_(
-                self._name.icontains(listing.search, autoescape=True),
-                described.icontains(listing.search, autoescape=True),
-            )
+            yield self._matches(listing.search, described)
         if listing.updated_since is not None:
             yield func.greatest(RegistryVersion.updated_at, RegistryItem.updated_at) >= listing.updated_since
         if listing.version == LATEST:
@@ -216,6 +259,15 @@ class ServerRepository:
                 RegistryVersion.version == listing.version,
                 and_(RegistryVersion.version.is_(None), _unpublished_version == listing.version),
             )
+
+    def _matches(self, search: str, described: Any) -> ColumnElement[bool]:
+        shown = self._name if self._may_be_added(search) else RegistryItem.name
+        return _holds(search, shown, described)
+
+    def _may_be_added(self, search: str) -> bool:
+        """Return whether a text may be found in what is added to services' names: the namespace, or an id."""
+        text = search.lower()
+        return "/" in text or text in self._naming.prefix.lower() or _OF_AN_ID.fullmatch(text) is not None
 
     async def _servers(self, query: Select[Any]) -> list[Server]:
         rows = (await self._session.execute(query)).unique().all()
@@ -246,6 +298,16 @@ def _stands_for_its_name() -> ColumnElement[bool]:
     )
     same = and_(other.tenant_id == RegistryItem.tenant_id, other.name_key == RegistryItem.name_key, later)
     return or_(RegistryItem.deleted_at.is_(None), not_(exists().where(same)))
+
+
+def _holds(search: str, *texts: Any) -> ColumnElement[bool]:
+    return or_(*[text.icontains(search, autoescape=True) for text in texts])
+
+
+def _either(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition of the living and of the deleted, for which there is an index each."""
+    living = RegistryItem.deleted_at.is_(None)
+    return or_(and_(living, condition), and_(not_(living), condition))
 
 
 def _bytewise(column: ColumnElement[str]) -> ColumnElement[str]:

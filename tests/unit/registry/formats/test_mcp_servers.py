@@ -117,7 +117,7 @@ def test_a_package_of_a_server_json_becomes_its_command() -> None:
     packages = [
         {
             "registryType": "oci",
-            "identifier": "ghcr.io/acme/mail:1.0.0",
+            "identifier": "images.example.com/acme/mail:1.0.0",
             "transport": {"type": "stdio"},
             "runtimeArguments": [{"type": "named", "name": "--network", "value": "none"}],
             "packageArguments": [
@@ -138,7 +138,7 @@ def test_a_package_of_a_server_json_becomes_its_command() -> None:
         "command": "docker",
         "args": [
             *("run", "-i", "--rm", "-e", "MAIL_KEY", "-e", "REGION", "--network=none"),
-            *("ghcr.io/acme/mail:1.0.0", "${FOLDER}", "--level=info"),
+            *("images.example.com/acme/mail:1.0.0", "${FOLDER}", "--level=info"),
         ],
         "env": {"MAIL_KEY": "${MAIL_KEY}", "REGION": "eu"},
     }

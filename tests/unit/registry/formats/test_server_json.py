@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hx_gateway.db.models.registry_items import RegistryItem
 from hx_gateway.registry import formats
 from hx_gateway.registry.formats import FormatError
+from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.server_json import OFFICIAL_META
 from tests.unit.registry.official.documents import BUNDLE, IMAGE, NPM, REMOTE, server
 
@@ -20,12 +21,12 @@ SECRET = "canary-of-a-document"
 
 
 def read(document: Any) -> formats.Imported:
-    return formats.read("server_json", document, namespace=NAMESPACE)
+    return formats.read("server_json", document, naming=Naming(NAMESPACE))
 
 
 def write(imported: formats.Imported) -> dict[str, Any]:
     stored = [RegistryItem(**fields).to_dict() for fields in imported.services]
-    return formats.write("server_json", stored, namespace=NAMESPACE).document
+    return formats.write("server_json", stored, naming=Naming(NAMESPACE)).document
 
 
 def answered(document: dict[str, Any], **official: Any) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_a_document_is_found_however_it_is_wrapped(wrapped: Any) -> None:
 
 def test_what_comes_from_a_registry_is_official() -> None:
     (fields,) = read(answered(server(), status="deprecated", statusMessage="Old.")).services
-    assert (fields["build_type"], fields["source"]) == ("official", "mcp-registry")
+    assert (fields["build_type"], fields["source"]) == ("official", "official")
     assert fields["service_metadata"] == {"deprecated": True, "status_message": "Old."}
     (fields,) = read(server()).services
     assert (fields["build_type"], fields["source"]) == ("external", "server.json")
@@ -86,7 +87,7 @@ def test_values_that_are_called_secret_are_not_kept() -> None:
 
 def test_what_only_we_know_of_a_service_comes_along() -> None:
     stored = RegistryItem(name="my mail", tags=["demo"], priority="high", build_type="stub", is_required=True).to_dict()
-    document = formats.write("server_json", [stored], namespace=NAMESPACE).document
+    document = formats.write("server_json", [stored], naming=Naming(NAMESPACE)).document
     (fields,) = read(document).services
     assert (fields["name"], fields["tags"], fields["priority"]) == ("my mail", ["demo"], "high")
     assert (fields["build_type"], fields["is_required"]) == ("stub", True)

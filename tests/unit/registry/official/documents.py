@@ -7,7 +7,7 @@ from typing import Any
 from hx_gateway.registry.official.schema import SCHEMA_URL
 
 NPM = {"registryType": "npm", "identifier": "@acme/mail", "version": "1.0.0", "transport": {"type": "stdio"}}
-IMAGE = {"registryType": "oci", "identifier": "ghcr.io/acme/mail:1.0.0", "transport": {"type": "stdio"}}
+IMAGE = {"registryType": "oci", "identifier": "images.example.com/acme/mail:1.0.0", "transport": {"type": "stdio"}}
 BUNDLE = {
     "registryType": "mcpb",
     "identifier": "https://github.com/acme/mail/releases/download/v1/mail.mcpb",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hx_gateway.registry.official.package_rules import sources_of
 from hx_gateway.registry.official.server_json import (
     MAX_DOCUMENT_BYTES,
     OFFICIAL_META,
@@ -148,7 +150,7 @@ def test_a_field_that_breaks_a_rule_is_named(more: dict[str, Any], path: str) ->
             "packages[0].environmentVariables[0].format",
         ),
         (server(packages=[{**IMAGE, "version": "1.0.0"}]), "packages[0].version"),
-        (server(packages=[{**IMAGE, "registryBaseUrl": "https://docker.io"}]), "packages[0].registryBaseUrl"),
+        (server(packages=[{**IMAGE, "registryBaseUrl": "https://images.example.com"}]), "packages[0].registryBaseUrl"),
         (server(packages=[{**IMAGE, "identifier": "Not An Image"}]), "packages[0].identifier"),
         (server(packages=[{**IMAGE, "identifier": "GHCR.IO/acme/mail:1"}]), "packages[0].identifier"),
         (
@@ -210,6 +212,28 @@ def test_a_rule_of_the_official_registry_is_turned_on_and_off(
     off = Rules(known_registries=False)
     assert [name for _, name in found(document, rules)] == [reference]
     assert found(document, off) == []
+
+
+def test_sources_are_read_as_they_are_written_in_a_setting() -> None:
+    words = ("npm=https://packages.example.com/npm/", "oci=images.example.com", "oci=.images.example.net")
+    assert sources_of(words) == {
+        "npm": ["https://packages.example.com/npm"],
+        "oci": ["images.example.com", ".images.example.net"],
+    }
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "npm", "brew=https://example.com", "npm=example.com", "npm=https://a@example.com", "oci=https://example.com"],
+)
+def test_a_source_that_cannot_be_one_is_named(word: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(word))):
+        sources_of((word,))
+
+
+def test_an_image_that_names_no_host_is_of_no_source() -> None:
+    document = server(packages=[{**IMAGE, "identifier": "acme/mail:1.0.0"}])
+    assert [name for _, name in found(document, Rules(sources=SOURCES))] == ["base-url"]
 
 
 def test_what_is_worth_a_warning_keeps_nobody_from_publishing() -> None:
