@@ -31,6 +31,7 @@ from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.tools import Tools
 from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.egress.guard import EgressGuard
@@ -93,6 +94,7 @@ class Registering:
             standing=Standing(transactions, self.prober),
             history=History(transactions),
             dependencies=Dependencies(transactions),
+            tools=Tools(transactions, self.prober),
             feed=self.feed,
             hot=self.hot,
             require_if_match=settings.registry_require_if_match,

@@ -21,6 +21,7 @@ from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.tools import Tools
 from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
@@ -39,6 +40,7 @@ class RegistryParts:
     hot: HotReads
     history: History
     dependencies: Dependencies
+    tools: Tools
     require_if_match: bool = False
 
 
@@ -131,9 +133,9 @@ def etag(item: Mapping[str, Any]) -> str:
     """Return the ETag of a service as it is shown. It is weak: counts and sights change without it.
 
     It begins with the version, which is what a change is compared with. What is shown of others has versions of its
-    own, and a mark behind that.
+    own, and a mark behind that; its tools have the service's.
     """
-    expanded = item.get("expanded", {})
+    expanded = {end: others for end, others in item.get("expanded", {}).items() if end != "tools"}
     others = [(end, other["id"], other["row_version"]) for end, several in expanded.items() for other in several]
     if not item["dependents"] and not expanded:
         return f'W/"{item["row_version"]}"'

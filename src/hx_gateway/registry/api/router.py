@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from hx_gateway.access.principal import Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, needs
-from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, transfer
+from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, tools, transfer
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
 
@@ -23,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     dependencies.router,
     health.router,
     history.router,
+    tools.router,
     overview.router,
 )
 READ, WRITE = needs(Scope.REGISTRY_READ), needs(Scope.REGISTRY_WRITE)
@@ -37,6 +38,7 @@ _OTHERS = {
     "registry_graph_part": ("GET", f"{PREFIX}/graph/{{rest}}"),
     "registry_health_summary": ("GET", f"{PREFIX}/health/summary"),
     "registry_tags": ("GET", f"{PREFIX}/tags"),
+    "registry_tools": ("GET", f"{PREFIX}/tools"),
     "registry_audit": ("GET", f"{PREFIX}/audit"),
 }
 

@@ -53,10 +53,10 @@ class CreateQuery(InTenant):
 
 
 class ReadQuery(InTenant):
-    """How a service is shown. ``expand`` adds the services at the other ends, under ``expanded``."""
+    """How a service is shown. ``expand`` adds the services at the other ends, and its tools, under ``expanded``."""
 
     include_deleted: bool = False
-    expand: Several[Literal["dependencies", "dependents"]] | None = None
+    expand: Several[Literal["dependencies", "dependents", "tools"]] | None = None
 
 
 class DeleteQuery(InTenant):
@@ -299,8 +299,10 @@ async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) 
 
 
 async def _ends(
-    ask: Ask, item_id: str, end: Literal["dependencies", "dependents"], parameters: ReadQuery
+    ask: Ask, item_id: str, end: Literal["dependencies", "dependents", "tools"], parameters: ReadQuery
 ) -> list[dict[str, Any]]:
+    if end == "tools":
+        return await ask.registry.tools.all_of(ask.actor, item_id, tenant_id=parameters.tenant_id)
     dependencies = ask.registry.dependencies
     at_end = dependencies.of if end == "dependencies" else dependencies.dependents_of
     return await at_end(ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted)

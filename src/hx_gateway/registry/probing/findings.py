@@ -15,7 +15,10 @@ from hx_gateway.registry.probing.target import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A service as it was when a prober took it, to have it until ``lease_until``, which no other claim of it has."""
+    """A service as it was when a prober took it, to have it until ``lease_until``, which no other claim of it has.
+
+    ``tools_asked_at`` is when it was asked for its tools last.
+    """
 
     tenant_id: str
     item_id: UUID
@@ -26,6 +29,7 @@ class Claim:
     status: ServiceStatus
     maintenance_until: datetime | None
     standing: Standing
+    tools_asked_at: datetime | None = None
 
     @property
     def key(self) -> tuple[str, UUID]:

@@ -26,6 +26,8 @@ from hx_gateway.registry.probing.self_preservation import SelfPreservation
 from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
+from hx_gateway.registry.probing.tool_lists import ToolLists
+from hx_gateway.registry.probing.tool_refresh import ToolRefresh
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.base import DependencyError
 from hx_gateway.services.egress.guard import EgressGuard
@@ -79,6 +81,13 @@ class Prober:
         self._clock = clock or SystemClock()
         self._draw = draw
         self._slots = Slots(concurrency=concurrency, per_host=per_host)
+        self.tools = ToolRefresh(
+            transactions,
+            ToolLists(guard, commands or {}),
+            self._slots,
+            clock=self._clock,
+            count=lambda outcome: metrics.tool_lists.labels(outcome).inc(),
+        )
         self._preservation = preservation or SelfPreservation()
         self._history = history
         self._poll_seconds = poll_seconds
@@ -158,6 +167,7 @@ class Prober:
         if outcome is not None:
             self._found.append((claim, outcome, self._clock.now()))
             self._something.set()
+            await self.tools.after_probe(claim, outcome)
 
     async def _check(self, claim: Claim) -> HealthState:
         outcome = await self._probe(claim)

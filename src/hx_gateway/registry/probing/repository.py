@@ -45,7 +45,9 @@ _FIELDS = """
     h.flapping, h.transitions, h.failure_class, h.last_error, h.auth_required, h.level, h.maintenance_until
 """
 _ITEM = """
-    i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at
+    i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at,
+    (SELECT l.asked_at FROM hx_registry.registry_tool_lists AS l
+     WHERE l.tenant_id = i.tenant_id AND l.item_id = i.id) AS tools_asked_at
 """
 # The lease is left alone where somebody has the service; who has it and did not give it back in time loses it.
 _CLAIM = text(f"""
@@ -414,4 +416,5 @@ def _claim(row: Mapping[Any, Any]) -> Claim:
             auth_required=row["auth_required"],
             level=None if level is None else Level(level),
         ),
+        tools_asked_at=row["tools_asked_at"],
     )

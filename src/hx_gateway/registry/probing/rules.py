@@ -14,6 +14,9 @@ JITTER = 0.15
 BACKOFF_FACTOR = 1.5
 # To start a server only to ask it costs more than to ask one that runs.
 STDIO_INTERVAL_SECONDS = 300.0
+# Tools change seldom, and a server that has to be started for them is asked for them less often still.
+TOOLS_SECONDS = 300.0
+STDIO_TOOLS_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +24,8 @@ class Rules:
     """What holds for one service. Times are seconds.
 
     ``reach_seconds`` is what a connection or a plain check may take, ``ready_seconds`` what a server of MCP may.
-    ``slowest`` is the longest interval while it is unhealthy.
+    ``slowest`` is the longest interval while it is unhealthy. ``tools_seconds`` is how often it is asked for its tools,
+    0 for never.
     """
 
     interval: float
@@ -30,6 +34,7 @@ class Rules:
     ready_seconds: float
     failures: int = FAILURES
     successes: int = SUCCESSES
+    tools_seconds: float = TOOLS_SECONDS
 
     def unhealthy_interval(self, failures_beyond: int) -> float:
         """Return the interval after so many failures more than it took to call it unhealthy."""
@@ -49,7 +54,9 @@ _BY_PRIORITY = {
 def rules_for(priority: ServicePriority, protocol: ServiceProtocol, config: HealthConfig) -> Rules:
     """Return the rules of a service: its own where it has any, else those of its priority."""
     usual = _BY_PRIORITY[priority]
-    interval = max(usual.interval, STDIO_INTERVAL_SECONDS) if protocol is ServiceProtocol.STDIO else usual.interval
+    starts = protocol is ServiceProtocol.STDIO
+    interval = max(usual.interval, STDIO_INTERVAL_SECONDS) if starts else usual.interval
+    tools_seconds = STDIO_TOOLS_SECONDS if starts else TOOLS_SECONDS
     return Rules(
         interval=config.interval or interval,
         slowest=usual.slowest,
@@ -57,6 +64,7 @@ def rules_for(priority: ServicePriority, protocol: ServiceProtocol, config: Heal
         ready_seconds=config.timeout or usual.ready_seconds,
         failures=config.failures or usual.failures,
         successes=config.successes or usual.successes,
+        tools_seconds=tools_seconds if config.tools_seconds is None else config.tools_seconds,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
 from hx_gateway.db.models.health_config import HealthConfig, health_config
-from hx_gateway.db.models.registry_items import ServiceProtocol
+from hx_gateway.db.models.registry_items import RegistryItem, ServiceProtocol
 
 STDIO_HOST = "stdio"
 
@@ -24,6 +24,11 @@ class Target:
     health_check_url: str | None = None
     auto_start: bool = False
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, item: RegistryItem) -> Target:
+        """Return what a probe is told of an item."""
+        return cls(**{each.name: getattr(item, each.name) for each in fields(cls)})
 
     @property
     def health(self) -> HealthConfig:
