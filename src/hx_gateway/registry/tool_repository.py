@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, intersect, literal, select, text, tuple_
+from sqlalchemy import CTE, ColumnElement, and_, delete, func, intersect, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from hx_gateway.access.cursors import Position, decode_cursor, encode_cursor, mark_of
@@ -86,13 +86,11 @@ class ToolRepository(RegistryItemRepository):
         mark = mark_of("tools", search.text, sorted(map(str, search.services or ())), sorted(search.tags or ()))
         position = decode_cursor(cursor, mark, str)
         tool, item = RegistryTool, RegistryItem
-        query: Select[Any] = select(tool, item.name).join(
-            item, and_(item.tenant_id == tool.tenant_id, item.id == tool.item_id)
-        )
-        query = query.where(tool.tenant_id == self._trail.tenant_id, item.deleted_at.is_(None))
-        query = query.where(*self._passing(search))
+        of_item = and_(item.tenant_id == tool.tenant_id, item.id == tool.item_id)
+        query = select(tool, item.name).join(item, of_item).where(item.deleted_at.is_(None), *self._passing(search))
         if search.text is not None:
-            query = await self._with_words(query, search.text)
+            words = await self._with_words(search.text)
+            query = query.join(words, and_(words.c.item_id == tool.item_id, words.c.name == tool.name))
         if position is not None:
             query = query.where(tuple_(tool.name, tool.item_id) > tuple_(literal(position.value), _id_in(position)))
         rows = (await self._session.execute(query.order_by(tool.name, tool.item_id).limit(limit + 1))).all()
@@ -201,6 +199,7 @@ class ToolRepository(RegistryItemRepository):
         return RegistryTool.tenant_id == self._trail.tenant_id, RegistryTool.item_id == item_id
 
     def _passing(self, search: ToolSearch) -> Iterator[ColumnElement[bool]]:
+        yield RegistryTool.tenant_id == self._trail.tenant_id
         if search.services is not None:
             yield RegistryTool.item_id.in_(search.services)
         if search.tags is not None:
@@ -209,8 +208,8 @@ class ToolRepository(RegistryItemRepository):
             )
             yield RegistryTool.item_id.in_(tagged)
 
-    async def _with_words(self, query: Select[Any], asked: str) -> Select[Any]:
-        """Return ``query`` for tools that have, for each word that is asked for, one that begins with it."""
+    async def _with_words(self, asked: str) -> CTE:
+        """Return the tools that have, for each word that is asked for, one that begins with it."""
         lexemes = (await self._session.scalars(_LEXEMES, {"words": words_of(asked)})).all()
         found = [
             select(ToolWord.item_id, ToolWord.name).where(
@@ -220,8 +219,7 @@ class ToolRepository(RegistryItemRepository):
         ]
         await prepare(self._session)
         # Materialized, as for services: no limit has the planner walk through all tools in order.
-        words = intersect(*found).cte("found").prefix_with("MATERIALIZED")
-        return query.join(words, and_(words.c.item_id == RegistryTool.item_id, words.c.name == RegistryTool.name))
+        return intersect(*found).cte("found").prefix_with("MATERIALIZED")
 
 
 def _hashes_of(told: ToolList) -> dict[str, str]:

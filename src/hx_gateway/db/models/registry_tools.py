@@ -34,10 +34,7 @@ class RegistryTool(Base):
     __tablename__ = "registry_tools"
     __table_args__ = (
         _of_item("registry_tools_item_fkey"),
-        *(
-            CheckConstraint(f"jsonb_typeof({name}) = 'object'", name=f"registry_tools_{name}_check")
-            for name in _OBJECTS
-        ),
+        *(_is_object(name) for name in ("input_schema", "output_schema", "annotations")),
         Index("registry_tools_by_name", "tenant_id", "name", "item_id"),
         {"schema": REGISTRY_SCHEMA},
     )
