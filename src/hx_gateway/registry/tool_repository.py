@@ -131,7 +131,9 @@ class ToolRepository(RegistryItemRepository):
                 await self._trail.lock()
                 (item,) = await self._locked([item_id])
                 if Target.of(item) != target:
-                    raise Conflict("The service was changed while it was asked: ask again.", param="ref")
+                    raise Conflict(
+                        "The service was changed while it was asked: ask again.", param="ref", code="changed_meanwhile"
+                    )
                 before = await self._hashes(item_id)
                 await self._replace(item, before, told.tools)
         await self._note_listing(item_id, fetched_at=self._trail.now, warnings=[*told.warnings])

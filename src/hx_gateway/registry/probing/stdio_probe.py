@@ -74,11 +74,13 @@ class StdioProbe:
         if command is None:
             if name is None and not target.auto_start:
                 raise Unanswered(unasked("config.command: the service has none, and is not started by the gateway"))
-            raise _refused(FailureClass.EGRESS_DENIED, "config.command: it is none of those that the operator allows")
+            raise _unanswered(
+                FailureClass.EGRESS_DENIED, "config.command: it is none of those that the operator allows"
+            )
         environment = command.environment()
         program = await asyncio.to_thread(shutil.which, command.argv[0], path=environment.get("PATH"))
         if program is None:
-            raise _refused(FailureClass.CRASHED, "its program is not installed")
+            raise _unanswered(FailureClass.CRASHED, "its program is not installed")
         return await _started(program, command, environment, ask_it)
 
 
@@ -105,16 +107,16 @@ async def _started(
 
             return await ask_it(send, read)
     except TimeoutError as error:
-        raise _refused(FailureClass.TIMEOUT, "did not answer in time") from error
+        raise _unanswered(FailureClass.TIMEOUT, "did not answer in time") from error
     except Silent as silent:
         if silent.spoke:
-            raise _refused(FailureClass.NOT_MCP, "wrote something that is no MCP, and ended") from silent
-        raise _refused(FailureClass.CRASHED, "ended without an answer") from silent
+            raise _unanswered(FailureClass.NOT_MCP, "wrote something that is no MCP, and ended") from silent
+        raise _unanswered(FailureClass.CRASHED, "ended without an answer") from silent
     except OSError as error:
-        raise _refused(FailureClass.CRASHED, "its program could not be started") from error
+        raise _unanswered(FailureClass.CRASHED, "its program could not be started") from error
 
 
-def _refused(failure_class: FailureClass, reason: str) -> Unanswered:
+def _unanswered(failure_class: FailureClass, reason: str) -> Unanswered:
     return Unanswered(failed(failure_class, reason))
 
 
