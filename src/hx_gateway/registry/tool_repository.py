@@ -23,6 +23,8 @@ from hx_gateway.registry.probing.outcome import ProbeOutcome
 from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.tool_definitions import Tool, ToolList
 
+# Of tools that differ in an entry of the audit log, which goes to everybody who follows the registry.
+MAX_TOLD = 200
 # As the database takes words apart, for tools and for what is looked for alike.
 _LEXEMES = text("""
 SELECT DISTINCT parsed.lexeme
@@ -168,9 +170,12 @@ class ToolRepository(RegistryItemRepository):
         item.row_version += 1
         item.touch(self._trail.author.name, now=self._trail.now)
         await self._session.flush()
-        differ = gone | {tool.name for tool in new}
-        told = [{"tools": {name: of[name] for name in sorted(differ & of.keys())}} for of in (before, after)]
-        await self._trail.record(self.kind, [Recorded("updated", str(item.id), *told)])
+        differ = sorted(gone | {tool.name for tool in new})
+        told = [{name: of[name] for name in differ[:MAX_TOLD] if name in of} for of in (before, after)]
+        if len(differ) > MAX_TOLD:
+            told[1]["…"] = f"{len(differ) - MAX_TOLD} more"
+        entry = Recorded("updated", str(item.id), {"tools": told[0]}, {"tools": told[1]})
+        await self._trail.record(self.kind, [entry])
 
     def _row(self, item_id: UUID, tool: Tool) -> dict[str, Any]:
         return {

@@ -22,7 +22,7 @@ from hx_gateway.registry.probing.rules import rules_for
 from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.probing.tool_pages import MAX_LIST_BYTES, MAX_PAGES
 from hx_gateway.registry.tool_definitions import MAX_DEFINITION_BYTES, MAX_TOOLS
-from hx_gateway.registry.tool_repository import ToolChanges, ToolRepository, ToolSearch
+from hx_gateway.registry.tool_repository import MAX_TOLD, ToolChanges, ToolRepository, ToolSearch
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.telemetry import Metrics
 from tests.fixtures.mcp_process import McpProcess
@@ -305,8 +305,11 @@ async def test_pages_without_an_end_are_read_as_far_as_there_may_be_tools(lone: 
 
     server = ModernServer(page)
     async with web_server(server.answer) as url:
-        changes = await refreshed(lone, await at(lone, url))
+        item = await at(lone, url)
+        changes = await refreshed(lone, item)
     assert changes.tools == MAX_TOOLS
+    _, _, after = (await lone.audit(item))[-1]
+    assert (len(after["tools"]), after["tools"]["…"]) == (MAX_TOLD + 1, "800 more")
     assert changes.warnings == ("it has more than 1,000 tools: those after them are not kept",)
     assert len(server.cursors) == 34
 
