@@ -94,7 +94,7 @@ class ToolRepository(RegistryItemRepository):
             words = await self._with_words(search.text)
             query = query.join(words, and_(words.c.item_id == tool.item_id, words.c.name == tool.name))
         if position is not None:
-            query = query.where(tuple_(tool.name, tool.item_id) > tuple_(literal(position.value), _id_in(position)))
+            query = query.where(tuple_(tool.name, tool.item_id) > _bound(position))
         rows = (await self._session.execute(query.order_by(tool.name, tool.item_id).limit(limit + 1))).all()
         found = [FoundTool(row[0], row[1]) for row in rows[:limit]]
         if len(rows) <= limit:
@@ -233,8 +233,11 @@ def _hashes_of(told: ToolList) -> dict[str, str]:
     return {name: tool.definition_hash for name, tool in told.tools.items()}
 
 
-def _id_in(position: Position) -> Any:
+def _bound(position: Position) -> ColumnElement[Any]:
     try:
-        return literal(UUID(position.id))
+        last = UUID(position.id)
     except ValueError:
-        raise InvalidField("cursor: is not one that a page came with.", param="cursor") from None
+        last = None
+    if last is None or position.value is None:
+        raise InvalidField("cursor: is not one that a page came with.", param="cursor")
+    return tuple_(literal(position.value), literal(last))

@@ -38,7 +38,7 @@ from hx_gateway.registry.probing.outcome import (
     unasked,
 )
 from hx_gateway.registry.probing.target import Target
-from hx_gateway.registry.probing.tool_pages import Page, all_pages
+from hx_gateway.registry.probing.tool_pages import MAX_LIST_BYTES, Page, all_pages
 from hx_gateway.registry.tool_definitions import ToolList
 from hx_gateway.services.egress.errors import EgressError
 from hx_gateway.services.egress.guard import EgressGuard
@@ -83,11 +83,17 @@ class HttpTools:
             await end_session(self._guard, checked, response)
 
     def _pages(self, checked: CheckedTarget, headers: Mapping[str, str], *, legacy: bool) -> Page:
+        left = MAX_LIST_BYTES
+
         async def page(number: int, cursor: str | None) -> Answer:
+            nonlocal left
             response = await self._post(checked, list_tools(number, cursor, legacy=legacy), headers)
             found = by_status(response)
             if found is not None:
                 _check(found)
+            left -= len(response.body)
+            if left < 0:
+                raise Unanswered(failed(FailureClass.PROTOCOL, "told more than is read", level=Level.READY))
             answer = answer_in_body(response.body)
             if answer is None:
                 reason = f"answered tools/list with status {response.status} and something else than JSON-RPC"

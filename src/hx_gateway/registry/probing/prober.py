@@ -53,7 +53,7 @@ class Prober:
 
     ``commands`` are the STDIO servers that may be started, by the names that ``config.command`` gives them; the guard's
     caps bound every probe beside a service's own time-out. ``draw`` returns a number from 0 to below 1. Start it once
-    the tables are there, or before: then it waits for them.
+    the tables are there, or before: then it waits for them. ``tools`` asks those that are well for their tools.
 
     Failure policy: while the database is away nothing is probed, ``prober_paused`` is logged once, and it is tried
     again ever less often, at least twice a minute. What was found before is kept and written once it is back. A

@@ -9,7 +9,7 @@ from hx_gateway.registry.probing.mcp_messages import LIST_ID, METHOD_NOT_FOUND, 
 from hx_gateway.registry.probing.outcome import FailureClass, Level, Unanswered, failed
 from hx_gateway.registry.tool_definitions import ToolList, ToolReader
 
-# Of one answer over HTTP, and of a whole conversation over anything else.
+# Of all pages together.
 MAX_LIST_BYTES = 2 * 1024 * 1024
 MAX_PAGES = 100
 MAX_CURSOR_CHARS = 4096

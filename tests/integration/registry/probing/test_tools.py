@@ -9,10 +9,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 
+from hx_gateway.access.cursors import Position, encode_cursor, mark_of
 from hx_gateway.access.errors import Conflict, InvalidField
 from hx_gateway.db.models.registry_items import RegistryItem, ServicePriority
 from hx_gateway.registry.feed.repository import ChangeRepository
@@ -40,6 +42,7 @@ from tests.integration.registry.probing.test_probes import line_server
 from tests.integration.registry.registries import ANN, Registry, registry_at
 
 PATIENT = {"health": {"timeout": 30}}
+NOBODY = UUID(int=0)
 Page = dict[str, Any]
 
 
@@ -188,6 +191,18 @@ async def test_the_prober_asks_a_server_that_is_well_when_it_is_due_and_each_for
     assert [(change.name, change.actor_key) for change in told] == [("weather", "prober")] * 2
 
 
+async def test_of_several_that_find_a_service_due_one_asks_it(lone: Registry) -> None:
+    item = await lone.create("weather")
+
+    async def begun(registry: Registry) -> bool:
+        async with registry.database.session(registry.tenant) as session:
+            tools = ToolRepository(session, registry.trail(session))
+            return await tools.begin(item.id, unless_since=registry.now - timedelta(seconds=300))
+
+    assert [await begun(lone), await begun(lone)] == [True, False]
+    assert await begun(lone.at(lone.now + timedelta(seconds=300)))
+
+
 # Servers of before, and over lines
 
 
@@ -322,8 +337,16 @@ async def test_pages_without_an_end_are_read_as_far_as_there_may_be_tools(lone: 
         (lambda _: {"tools": [], "nextCursor": 7}, 1),
         (lambda _: {"tools": {}}, 1),
         (lambda _: {"tools": [tool("a", inputSchema={"a": "x" * MAX_LIST_BYTES})]}, 1),
+        (lambda at: {"tools": [tool("a", title="x" * (MAX_LIST_BYTES // 4))], "nextCursor": f"{at}x"}, 4),
     ],
-    ids=["empty pages without an end", "a circle", "a cursor that is none", "no list", "a page too large"],
+    ids=[
+        "empty pages without an end",
+        "a circle",
+        "a cursor that is none",
+        "no list",
+        "a page too large",
+        "too much in all",
+    ],
 )
 async def test_lists_that_break_the_protocol_change_nothing(
     lone: Registry, page: Callable[[str | None], Page], asked: int
@@ -401,5 +424,8 @@ async def test_tools_are_found_by_words_services_and_tags_in_pages_and_by_nobody
             assert cursor is not None
             more, end = await tools_of.tools(ToolSearch(), limit=1, cursor=cursor)
             assert ([rows[0].tool.name, more[0].tool.name], end) == (["get-map", "send_mail"], None)
-            with pytest.raises(InvalidField):
-                await tools_of.tools(ToolSearch(text="other"), limit=1, cursor=cursor)
+            mark = mark_of("tools", None, [], [])
+            odd = [encode_cursor(Position(value, last), mark) for value, last in ((None, str(NOBODY)), ("a", "b"))]
+            for asked, crafted in ((ToolSearch(text="other"), cursor), *((ToolSearch(), one) for one in odd)):
+                with pytest.raises(InvalidField):
+                    await tools_of.tools(asked, limit=1, cursor=crafted)
