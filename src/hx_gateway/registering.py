@@ -40,6 +40,7 @@ from hx_gateway.registry.probing.commands import CommandsError, load_commands
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.sync.followed import Followed, followed_of
 from hx_gateway.registry.sync.job import RegistrySync
+from hx_gateway.registry.tools import Tools
 from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.services.egress.guard import EgressGuard
@@ -120,6 +121,7 @@ class Registering:
             checks=Checks(transactions, probing=self.prober is not None),
             history=History(transactions),
             dependencies=Dependencies(transactions),
+            tools=Tools(transactions, self.prober),
             feed=self.feed,
             hot=self.hot,
             sources=sources,

@@ -278,6 +278,12 @@ class Metrics:
         self.probe_failures = Counter(
             "hx_registry_probe_failures", "Probes that failed, by why.", ("failure_class",), registry=self.registry
         )
+        self.tool_lists = Counter(
+            "hx_registry_tool_lists",
+            "Services that were asked for their tools, by how that went.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.self_preservation = Gauge(
             "hx_registry_self_preservation",
             "1 while failures of services are taken for the gateway's own, 0 while not.",

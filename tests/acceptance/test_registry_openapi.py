@@ -43,7 +43,7 @@ CHECKS = [
 ]
 STREAM = f"{PREFIX}/events"
 # It would look for addresses that are made up, and what probes find changes services: they are off here.
-NOT_TRIED = ("POST", f"{PREFIX}/services/{{ref}}/check")
+NOT_TRIED = {("POST", f"{PREFIX}/services/{{ref}}/{what}") for what in ("check", "refresh")}
 SECONDS = 20.0
 # An answer that is no stream is shorter than this, and of a stream no more is read.
 MOST_BYTES = 65536
@@ -102,7 +102,11 @@ def operations() -> list[tuple[str, str]]:
         one: "GET PUT PATCH DELETE",
         f"{one}/health": "GET PUT",
         **{f"{one}/{what}": "POST" for what in ("restore", "enable", "disable", "heartbeat")},
-        **{f"{one}/{what}": "GET" for what in ("health/history", "impact", "audit", "versions", "versions/{version}")},
+        **{
+            f"{one}/{what}": "GET"
+            for what in ("health/history", "tools", "impact", "audit", "versions", "versions/{version}")
+        },
+        **{f"{of}/tools": "GET" for of in (PREFIX, one)},
         f"{one}/versions/{{version}}/revert": "POST",
         f"{many}/import": "POST",
         f"{many}/export": "GET",
@@ -125,7 +129,7 @@ def operations() -> list[tuple[str, str]]:
 
 def test_every_operation_of_the_document_is_tried(registry: Registry) -> None:
     found = {(operation.method.upper(), operation.path) for operation in everything(registry)}
-    assert found == {*operations(), NOT_TRIED}
+    assert found == {*operations(), *NOT_TRIED}
 
 
 def everything(registry: Registry) -> Iterator[Operation]:

@@ -26,8 +26,7 @@ from hx_gateway.http.head_check import STATUS_OF
 from hx_gateway.http.records import AccessLog
 from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, Policy, needs
 from hx_gateway.pipeline.upstream_answers import UpstreamOverloaded, UpstreamRateLimited
-from hx_gateway.registry.api.router import OWN
-from hx_gateway.registry.api.router import SYNC_READ
+from hx_gateway.registry.api.router import OWN, SYNC_READ
 from hx_gateway.registry.official.routes import EDIT
 from hx_gateway.services.base import FailureKind
 from hx_gateway.settings import OTHER_VARIABLES, Settings, variables_of

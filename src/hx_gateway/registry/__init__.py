@@ -18,6 +18,7 @@ from hx_gateway.registry.item_graph import Impact, ImpactedService
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch, ServiceStatistics
 from hx_gateway.registry.repository import BaseRepository, BulkFailure, BulkRefused, BulkResult, Page
 from hx_gateway.registry.standing import Standing
+from hx_gateway.registry.tools import Tools
 from hx_gateway.registry.transactions import Transaction, Transactions
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ServiceStatistics",
     "ServiceStatus",
     "Standing",
+    "Tools",
     "Transaction",
     "Transactions",
     "VersionConflict",

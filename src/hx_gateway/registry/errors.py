@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hx_gateway.access.errors import MAX_SHOWN_CHARS, Conflict, InvalidField
-from hx_gateway.errors import HXError, NotImplementedHere
+from hx_gateway.errors import HXError, NotImplementedHere, UpstreamFailed
 
 MAX_SHOWN_NAMES = 20
 
@@ -72,6 +72,25 @@ class VersionConflict(HXError):
         super().__init__(
             f"This is version {found}, not {expected}: somebody changed it. Read it again.", param="row_version"
         )
+
+
+class ToolsNotListed(UpstreamFailed):
+    """A service was asked for its tools and did not tell them. Its details have the class of the failure."""
+
+    code = "tools_not_listed"
+
+    def __init__(self, name: str, failure_class: str, reason: str) -> None:
+        super().__init__(f"{name!r} did not tell its tools: {reason}.", param="ref")
+        self.details = [{"code": self.code, "failure_class": failure_class, "message": reason}]
+
+
+class NoToolsToAskFor(Conflict):
+    """A service is not such that it could be asked for tools."""
+
+    code = "not_askable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The service cannot be asked for tools: {reason}.", param="ref")
 
 
 @dataclass(frozen=True, slots=True)

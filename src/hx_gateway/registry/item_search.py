@@ -25,7 +25,7 @@ FEW = 5_000
 # These are found by indexes of their own.
 _UNIQUE = frozenset({"id", "name"})
 # After every word that goes on.
-_LAST = "\U0010ffff"
+LAST = "\U0010ffff"
 _LEXEMES = text("""
 SELECT lexeme, (
     SELECT count(*) FROM (
@@ -92,7 +92,7 @@ class ItemSearch:
         ``matches`` says the same of the service's own row, and has the last word where only one of several was looked
         up, or where the database takes some word for several, or for none.
         """
-        asked = {"words": [*words], "tenant": self._tenant_id, "last": _LAST, "enough": FEW + 1}
+        asked = {"words": [*words], "tenant": self._tenant_id, "last": LAST, "enough": FEW + 1}
         found = (await self._session.execute(_LEXEMES, asked)).all()
         rarest = [] if not found else [min(found, key=lambda row: row.services).lexeme]
         few = any(row.services <= FEW for row in found)
@@ -101,7 +101,7 @@ class ItemSearch:
         return [RegistryItem.id.in_(intersect(*looked_up)), *conditions] if looked_up else conditions
 
     def _beginning_with(self, lexeme: str) -> Select[Any]:
-        within = and_(ItemWord.word >= lexeme, ItemWord.word < lexeme + _LAST)
+        within = and_(ItemWord.word >= lexeme, ItemWord.word < lexeme + LAST)
         return select(ItemWord.item_id).where(ItemWord.tenant_id == self._tenant_id, within)
 
     def with_tags(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:

@@ -21,6 +21,7 @@ from hx_gateway.db.models import (
     registry_index,
     registry_items,
     registry_sync,
+    registry_tools,
     registry_versions,
     teams,
     tenants,
@@ -39,6 +40,7 @@ MODULES = (
     registry_index,
     registry_items,
     registry_sync,
+    registry_tools,
     registry_versions,
     teams,
     tenants,
@@ -48,7 +50,9 @@ DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "membership
 SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
 HEALTH = {"registry_health", "registry_health_history", "registry_checks"}
 SYNC = {"registry_syncs", "registry_synced"}
-TABLES = DIRECTORY | SERVICES | HEALTH | SYNC | {"registry_words", "registry_tags", "registry_counts"}
+TOOLS = {"registry_tools", "registry_tool_lists", "registry_tool_words"}
+INDEX = {"registry_words", "registry_tags", "registry_counts"}
+TABLES = DIRECTORY | SERVICES | HEALTH | SYNC | TOOLS | INDEX
 
 
 async def differences(url: str, metadata: MetaData) -> list[Any]:

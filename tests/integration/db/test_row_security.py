@@ -114,6 +114,13 @@ ROWS = {
         "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
         "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"
     ),
+    "registry_tools": (
+        "(item_id, tenant_id, name, definition_hash, first_seen, updated_at) "
+        "VALUES (md5($1)::uuid, $1, 'add', 'x', now(), now())"
+    ),
+    "registry_tool_lists": "(item_id, tenant_id, asked_at) VALUES (md5($1)::uuid, $1, now())",
+    # Beside the word that the tool has there already.
+    "registry_tool_words": "(item_id, tenant_id, name, word) VALUES (md5($1)::uuid, $1, 'add', 'x')",
 }
 OWN, OTHER = "acme", "rival"
 

@@ -12,6 +12,7 @@ def test_a_change_is_called_after_what_changed() -> None:
     assert type_of("restored", frozenset({"deleted_at"})) is ChangeType.RESTORED
     assert type_of("updated", frozenset({"status"})) is ChangeType.STATUS_CHANGED
     assert type_of("updated", frozenset({"dependencies"})) is ChangeType.DEPENDENCY_CHANGED
+    assert type_of("updated", frozenset({"tools"})) is ChangeType.TOOLS_CHANGED
     assert type_of("updated", frozenset({"status", "version"})) is ChangeType.UPDATED
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hx_gateway.cli.registry import checking, files, graph, services, standing, sync, watch
+from hx_gateway.cli.registry import checking, files, graph, services, standing, sync, tools, watch
 
 app = typer.Typer(help="The services of a running gateway's registry.", no_args_is_help=True)
 app.command("list")(services.list_services)
@@ -25,3 +25,4 @@ app.command()(sync.sync)
 app.command()(graph.graph)
 app.command()(watch.watch)
 app.command()(services.stats)
+app.command()(tools.tools)

@@ -44,13 +44,13 @@ class Registry:
 
 
 async def pages(
-    gateway: GatewayClient, parameters: Parameters, limit: int | None = None
+    gateway: GatewayClient, parameters: Parameters, limit: int | None = None, *, path: str = SERVICES
 ) -> AsyncIterator[tuple[list[Service], bool]]:
-    """Yield pages of services up to ``limit`` of them, each with whether there are more behind it."""
+    """Yield pages of a list, of services unless it is another, up to ``limit`` items, each with whether more follow."""
     cursor, left = None, limit
     while True:
         size = MAX_PAGE if left is None else min(MAX_PAGE, left)
-        page = await gateway.ask("GET", SERVICES, {**parameters, "limit": size, "cursor": cursor})
+        page = await gateway.ask("GET", path, {**parameters, "limit": size, "cursor": cursor})
         cursor = page["next_cursor"]
         yield page["items"], cursor is not None
         left = None if left is None else left - len(page["items"])

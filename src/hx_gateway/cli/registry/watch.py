@@ -15,9 +15,10 @@ from hx_gateway.cli.plain_text import plain
 from hx_gateway.cli.registry import options
 from hx_gateway.cli.registry.changes import ChangeFollower
 from hx_gateway.cli.registry.columns import STATUS_STYLES
-from hx_gateway.cli.tables import print_json, short
+from hx_gateway.cli.tables import listed, print_json, short
 
 RESET = "registry.reset"
+TOOLS_CHANGED = "service.tools_changed"
 _OF_SERVICES = "service."
 _TYPE_STYLES = {
     "service.created": "green",
@@ -25,6 +26,7 @@ _TYPE_STYLES = {
     "service.restored": "green",
     "service.status_changed": "yellow",
     "service.dependency_changed": "cyan",
+    TOOLS_CHANGED: "cyan",
     RESET: "bold red",
 }
 _WHOLE = frozenset({"service.created", "service.deleted", "service.restored"})
@@ -35,7 +37,9 @@ _VALUE_CHARS = 40
 def watch(
     types: Annotated[
         list[str] | None,
-        typer.Option("--types", help="created, updated, deleted, restored, status_changed, dependency_changed."),
+        typer.Option(
+            "--types", help="created, updated, deleted, restored, status_changed, dependency_changed, tools_changed."
+        ),
     ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tags", help="Of services that have one of these tags.")] = None,
     name: Annotated[list[str] | None, typer.Option("--name", help="Of this service; repeatable.")] = None,
@@ -103,6 +107,8 @@ def _differences(kind: str, data: Mapping[str, Any]) -> list[Text]:
     if kind in _WHOLE:
         return []
     before, after = data["before"] or {}, data["after"] or {}
+    if kind == TOOLS_CHANGED:
+        return [_tools(before["tools"], after["tools"])]
     return [_difference(name, before.get(name), after.get(name)) for name in data["changed_fields"]]
 
 
@@ -111,6 +117,13 @@ def _difference(name: str, before: object, after: object) -> Text:
              for value in (before, after)]  # fmt: skip
     told = Text(" → ").join(sides)
     return told if name == "status" else Text(f"{plain(name)} ") + told
+
+
+def _tools(before: Mapping[str, object], after: Mapping[str, object]) -> Text:
+    """Return names of tools with what became of them: ``+`` new, ``-`` gone, ``~`` defined otherwise."""
+    names = sorted({*before, *after})
+    marks = [f"{'+' if name not in before else '-' if name not in after else '~'}{plain(name)}" for name in names]
+    return Text(listed(marks))
 
 
 def _value(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 INTERVAL_SECONDS = (5.0, 3600.0)
 TIMEOUT_SECONDS = (0.5, 30.0)
+TOOLS_SECONDS = (60.0, 86_400.0)
 THRESHOLD = (1, 10)
 MAX_TEXT_CHARS = 1024
 # Of what somebody took for a setting, in the message that it is none.
@@ -18,7 +19,8 @@ _SECONDS = {"interval": INTERVAL_SECONDS, "timeout": TIMEOUT_SECONDS}
 _THRESHOLDS = ("failures", "successes")
 _TEXTS = ("send", "expect")
 _SWITCHES = ("mcp", "heartbeat")
-_KNOWN = (*_SECONDS, *_THRESHOLDS, *_TEXTS, *_SWITCHES)
+_TOOLS = "tools_seconds"
+_KNOWN = (*_SECONDS, *_THRESHOLDS, *_TEXTS, *_SWITCHES, _TOOLS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +28,8 @@ class HealthConfig:
     """The settings of one service; what is ``None`` is as its priority has it.
 
     ``interval`` and ``timeout`` are seconds; ``failures`` and ``successes`` how many in a row change its state.
-    ``send`` and ``expect`` are for TCP, ``mcp`` asks TCP and Unix sockets for an MCP server.
-    ``heartbeat``: it is not asked at all, its own heartbeats say how it is.
+    ``send`` and ``expect`` are for TCP, ``mcp`` asks TCP and Unix sockets for an MCP server. ``tools_seconds`` is how
+    often it is asked for its tools, 0 for never. ``heartbeat``: it is not asked at all, its own heartbeats say how it is.
     """
 
     interval: float | None = None
@@ -38,6 +40,7 @@ class HealthConfig:
     expect: str | None = None
     mcp: bool = False
     heartbeat: bool = False
+    tools_seconds: float | None = None
 
 
 def health_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -71,6 +74,9 @@ def health_config(config: Mapping[str, Any]) -> HealthConfig:
         if _is_integer(health.get(name)):
             read[name] = min(max(health[name], THRESHOLD[0]), THRESHOLD[1])
     read |= {name: health[name] for name in _TEXTS if _is_text(health.get(name))}
+    seconds: Any = health.get(_TOOLS)
+    if _is_number(seconds):
+        read[_TOOLS] = 0.0 if seconds <= 0 else min(max(float(seconds), TOOLS_SECONDS[0]), TOOLS_SECONDS[1])
     switches = {name: health.get(name) is True for name in _SWITCHES}
     return HealthConfig(**{**read, **switches})
 
@@ -86,6 +92,10 @@ def _broken_rule(name: str, value: Any) -> str | None:
         return None if fits else f"must be an integer from {low} to {high}"
     if name in _TEXTS:
         return None if _is_text(value) else f"must be a text of 1 to {MAX_TEXT_CHARS} characters"
+    if name == _TOOLS:
+        low, high = TOOLS_SECONDS
+        fits = _is_number(value) and (value == 0 or low <= value <= high)
+        return None if fits else f"must be a number of seconds from {low:g} to {high:g}, or 0 for never"
     if name in _SWITCHES:
         return None if isinstance(value, bool) else "must be true or false"
     return f"is not a setting; known are {', '.join(_KNOWN)}"

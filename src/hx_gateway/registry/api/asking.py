@@ -29,6 +29,7 @@ from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.source import RegistrySource
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.sync.job import RegistrySync
+from hx_gateway.registry.tools import Tools
 from hx_gateway.registry.transactions import tenant_of
 
 JSON = "application/json"
@@ -52,6 +53,7 @@ class RegistryParts:
     hot: HotReads
     history: History
     dependencies: Dependencies
+    tools: Tools
     sources: RegistrySource
     sync: RegistrySync
     naming: Naming = field(default_factory=Naming)
@@ -171,7 +173,7 @@ def etag(item: Mapping[str, Any]) -> str:
     """Return the ETag of a service as it is shown. It is weak: counts and sights change without it.
 
     It begins with the version, which is what a change is compared with. What is shown of others has versions of its
-    own, and a mark behind that.
+    own, and a mark behind that; its tools have the service's.
     """
     expanded = item.get("expanded", {})
     others = [(end, other["id"], other["row_version"]) for end in _ENDS & expanded.keys() for other in expanded[end]]

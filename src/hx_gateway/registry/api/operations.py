@@ -59,6 +59,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         for status, said in _REFUSED_BY_THE_EDGE.items()
     },
 }
+NOT_TOLD: dict[int | str, dict[str, Any]] = {
+    502: _problem(502, "The service does not tell its tools", "tools_not_listed", "ref")
+}
 ETAG = {"etag": {"schema": {"type": "string"}, "description": 'The row\'s version, as in `W/"3"`.'}}
 LINK = {"link": {"schema": {"type": "string"}, "description": "The next page, where there is one."}}
 LOCATION = {"location": {"schema": {"type": "string"}, "description": "Where it is."}}

@@ -45,8 +45,15 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("must be in the years 1 to 9999 of UTC") from None
 
 
+def _words(value: str) -> str:
+    if not 0 < len(words_of(value)) <= MAX_WORDS:
+        raise ValueError(f"must have 1 to {MAX_WORDS} words")
+    return _storable(value)
+
+
 Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Several = Annotated[list[_Item], BeforeValidator(_several), Field(min_length=1, max_length=MAX_VALUES)]
+SearchedWords = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH_CHARS), AfterValidator(_words)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
 Cursor = Annotated[str, Field(min_length=1, max_length=MAX_CURSOR_CHARS, pattern=r"^[A-Za-z0-9_=.-]+$")]
 TenantId = Annotated[
@@ -61,7 +68,7 @@ _TEXTS = ("source", "location", "created_by", "version")
 class ServiceFilters(Strict):
     """Which services: those that pass all that is given; of several values of one parameter, any."""
 
-    q: Annotated[str, Field(min_length=1, max_length=MAX_SEARCH_CHARS)] | None = Field(
+    q: SearchedWords | None = Field(
         None, description="Words that each begin one of name, display name, description or tags."
     )
     name: Several[Name] | None = Field(None, description="Whatever the case.")
@@ -93,13 +100,6 @@ class ServiceFilters(Strict):
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value).lower() if isinstance(value, bool) else value
-
-    @field_validator("q")
-    @classmethod
-    def _words(cls, value: str | None) -> str | None:
-        if value is not None and not 0 < len(words_of(value)) <= MAX_WORDS:
-            raise ValueError(f"must have 1 to {MAX_WORDS} words")
-        return _storable(value)
 
     @field_validator("metadata")
     @classmethod

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from hx_gateway.access.principal import BoundScope, Scope
 from hx_gateway.http.bodies import MAX_BODY_BYTES
 from hx_gateway.pipeline.routes import BodyRule, Handler, Needs, Policy, RouteSpec, Who, needs
-from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, sync, transfer
+from hx_gateway.registry.api import dependencies, health, history, overview, services, standing, sync, tools, transfer
 from hx_gateway.registry.api.asking import RegistryParts
 from hx_gateway.registry.api.changes import ChangeRoutes, poll_operation, stream_operation
 from hx_gateway.registry.official.routes import EDIT
@@ -25,6 +25,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     dependencies.router,
     health.router,
     history.router,
+    tools.router,
     overview.router,
     sync.router,
 )
@@ -46,6 +47,7 @@ _OTHERS = {
     "registry_graph_part": ("GET", f"{PREFIX}/graph/{{rest}}"),
     "registry_health_summary": ("GET", f"{PREFIX}/health/summary"),
     "registry_tags": ("GET", f"{PREFIX}/tags"),
+    "registry_tools": ("GET", f"{PREFIX}/tools"),
     "registry_audit": ("GET", f"{PREFIX}/audit"),
 }
 

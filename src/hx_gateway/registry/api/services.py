@@ -54,6 +54,9 @@ _PATCH_EXAMPLE = {"priority": "critical", "service_metadata": {"team": None}}
 _NOW = Restoration()
 
 
+Expansion = Literal["dependencies", "dependents", "health", "tools"]
+
+
 class InTenant(Strict):
     """The tenant that is meant: one's own unless given."""
 
@@ -76,10 +79,10 @@ class ReplaceQuery(InTenant):
 
 
 class ReadQuery(InTenant):
-    """How a service is shown. ``expand`` adds, under ``expanded``, the services at the other ends, or how it is."""
+    """How a service is shown. ``expand`` adds, under ``expanded``, the services at the other ends, how it is, its tools."""
 
     include_deleted: bool = False
-    expand: Several[Literal["dependencies", "dependents", "health"]] | None = None
+    expand: Several[Expansion] | None = None
 
 
 class DeleteQuery(InTenant):
@@ -353,13 +356,15 @@ async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) 
 
 
 async def _expanded(
-    ask: Ask, item_id: str, end: Literal["dependencies", "dependents", "health"], parameters: ReadQuery
+    ask: Ask, item_id: str, end: Expansion, parameters: ReadQuery
 ) -> list[dict[str, Any]] | dict[str, Any]:
     if end == "health":
         state = await ask.registry.standing.health(
             ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted
         )
         return state.to_dict()
+    if end == "tools":
+        return await ask.registry.tools.all_of(ask.actor, item_id, tenant_id=parameters.tenant_id)
     dependencies = ask.registry.dependencies
     at_end = dependencies.of if end == "dependencies" else dependencies.dependents_of
     return await at_end(ask.actor, item_id, tenant_id=parameters.tenant_id, include_deleted=parameters.include_deleted)

@@ -21,6 +21,7 @@ class ChangeType(StrEnum):
     RESTORED = "service.restored"
     STATUS_CHANGED = "service.status_changed"
     DEPENDENCY_CHANGED = "service.dependency_changed"
+    TOOLS_CHANGED = "service.tools_changed"
     RESET = "registry.reset"
 
 
@@ -30,7 +31,11 @@ _BY_ACTION = {
     "restored": ChangeType.RESTORED,
 }
 # A change of one of these alone has a type of its own.
-_BY_FIELD = {"status": ChangeType.STATUS_CHANGED, "dependencies": ChangeType.DEPENDENCY_CHANGED}
+_BY_FIELD = {
+    "status": ChangeType.STATUS_CHANGED,
+    "dependencies": ChangeType.DEPENDENCY_CHANGED,
+    "tools": ChangeType.TOOLS_CHANGED,
+}
 
 
 def type_of(action: str, changed: frozenset[str]) -> ChangeType:

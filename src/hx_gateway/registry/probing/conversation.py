@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from hx_gateway.registry.probing.mcp_messages import Answer, answer_in, discover, initialize
-from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, failed, healthy
+from hx_gateway.registry.probing.mcp_messages import (
+    DISCOVER_ID,
+    Answer,
+    answer_in,
+    discover,
+    initialize,
+    initialized,
+    list_tools,
+)
+from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, Unanswered, failed, healthy
+from hx_gateway.registry.probing.tool_pages import MAX_LIST_BYTES, all_pages
+from hx_gateway.registry.tool_definitions import ToolList
 
 MAX_BYTES = 256 * 1024
 
@@ -30,48 +41,90 @@ async def ask(send: Send, read: Read, *, seconds: float) -> ProbeOutcome:
     ``read`` returns what comes next, nothing at the end. Lines that are no answer are passed over: servers log. Raises
     :class:`Silent`, ``TimeoutError`` where nothing answers in ``seconds``, and what ``send`` and ``read`` do.
     """
-    lines = _Answers(read)
-    began = time.monotonic()
     async with asyncio.timeout(seconds):
-        await send(discover() + b"\n")
-        answer = await _within(lines, seconds / 2)
-        if answer is not None and answer.serves:
-            return _ready(began)
-        began = time.monotonic()
-        await send(initialize() + b"\n")
-        answer = await lines.next()
-        # A late refusal of the first request.
-        if not answer.serves and answer.error_code is not None:
-            answer = await _within(lines, seconds / 2) or answer
-    if answer.serves:
-        return _ready(began)
-    code = "a result of another kind" if answer.error_code is None else f"the error {answer.error_code}"
-    return failed(FailureClass.PROTOCOL, f"answered initialize with {code}", level=Level.REACHABLE)
+        greeting = await _greet(send, _Answers(read), seconds)
+    return greeting.outcome()
+
+
+async def ask_tools(send: Send, read: Read, *, seconds: float) -> ToolList:
+    """Ask a server for its tools, all pages of them in ``seconds``; otherwise as :func:`ask`.
+
+    Raises :class:`Unanswered` too, where it is no server of MCP or does not tell them.
+    """
+    lines = _Answers(read, most=MAX_LIST_BYTES)
+    async with asyncio.timeout(seconds):
+        greeting = await _greet(send, lines, seconds)
+        if not greeting.answer.serves:
+            raise Unanswered(greeting.outcome())
+        if greeting.legacy:
+            await send(initialized() + b"\n")
+
+        async def page(number: int, cursor: str | None) -> Answer:
+            await send(list_tools(number, cursor, legacy=greeting.legacy) + b"\n")
+            while True:
+                answer = await lines.next()
+                # A late answer to the greeting is none to this.
+                if answer.number == number:
+                    return answer
+
+        return await all_pages(page)
+
+
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    """What a server answered first, to which of the two requests, and how long that took."""
+
+    answer: Answer
+    legacy: bool
+    took_seconds: float
+
+    def outcome(self) -> ProbeOutcome:
+        if self.answer.serves:
+            return replace(healthy(Level.READY), response_time_ms=self.took_seconds * 1000)
+        code = self.answer.error_code
+        told = "a result of another kind" if code is None else f"the error {code}"
+        return failed(FailureClass.PROTOCOL, f"answered initialize with {told}", level=Level.REACHABLE)
+
+
+async def _greet(send: Send, lines: _Answers, seconds: float) -> _Greeting:
+    began = time.monotonic()
+    await send(discover() + b"\n")
+    answer = await _within(lines, seconds / 2)
+    if answer is not None and answer.serves:
+        return _Greeting(answer, False, time.monotonic() - began)
+    began = time.monotonic()
+    await send(initialize() + b"\n")
+    answer = await lines.next()
+    # A late refusal of the first request.
+    if not answer.serves and answer.error_code is not None:
+        answer = await _within(lines, seconds / 2) or answer
+    return _Greeting(answer, answer.number != DISCOVER_ID, time.monotonic() - began)
 
 
 class _Answers:
     """The answers among the lines that come. What was read of a line stays when nobody waits for it any more."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, *, most: int = MAX_BYTES) -> None:
         self._read = read
-        self._rest = bytearray()
+        self._most = most
+        self._lines = deque[bytes]()
+        self._rest = b""
         self._total = 0
 
     async def next(self) -> Answer:
-        """Return the next answer. Raises :class:`Silent` at the end, and after 256 KiB."""
+        """Return the next answer. Raises :class:`Silent` at the end, and after ``most`` bytes."""
         while True:
-            line, found, rest = self._rest.partition(b"\n")
-            if found:
-                self._rest = rest
-                answer = answer_in(bytes(line))
+            while self._lines:
+                line = self._lines.popleft()
+                answer = answer_in(line) if line else None
                 if answer is not None:
                     return answer
-                continue
             piece = await self._read()
             self._total += len(piece)
-            if not piece or self._total > MAX_BYTES:
+            if not piece or self._total > self._most:
                 raise Silent(spoke=self._total > 0)
-            self._rest += piece
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            self._lines.extend(lines)
 
 
 async def _within(answers: _Answers, seconds: float) -> Answer | None:
@@ -80,7 +133,3 @@ async def _within(answers: _Answers, seconds: float) -> Answer | None:
             return await answers.next()
     except TimeoutError:
         return None
-
-
-def _ready(began: float) -> ProbeOutcome:
-    return replace(healthy(Level.READY), response_time_ms=(time.monotonic() - began) * 1000)

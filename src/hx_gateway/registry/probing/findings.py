@@ -18,6 +18,7 @@ class Claim:
     """A service as it was when a prober took it, to have it until ``lease_until``, which no other claim of it has.
 
     ``by_beats``: nothing but its heartbeats says how it is; the next is due at ``ttl_until`` at the latest.
+    ``tools_asked_at`` is when it was asked for its tools last.
     """
 
     tenant_id: str
@@ -32,6 +33,7 @@ class Claim:
     by_beats: bool = False
     ttl_until: datetime | None = None
     last_seen: datetime | None = None
+    tools_asked_at: datetime | None = None
 
     @property
     def key(self) -> tuple[str, UUID]:

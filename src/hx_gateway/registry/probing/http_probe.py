@@ -41,8 +41,7 @@ MAX_RETRY_AFTER_SECONDS = 3600.0
 # A session that a probe opened is ended, but nobody waits for it.
 END_SESSION_SECONDS = 1.0
 SESSION_FIELD = "mcp-session-id"
-_HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-_MODERN_HEADERS = {**_HEADERS, "mcp-protocol-version": MODERN, "mcp-method": DISCOVER}
+HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 # Servers from before the revision refuse what they do not know in one of these ways.
 _PERHAPS_LEGACY = frozenset({400, 406, 415, 422, 500, 501})
 _WRONG_ENDPOINT = frozenset({404, 405, 410})
@@ -83,14 +82,14 @@ class HttpProbe:
 
     async def _ask_mcp(self, checked: CheckedTarget) -> ProbeOutcome:
         if self._legacy.pop(checked.url, False):
-            found = await self._ask(checked, initialize(), _HEADERS, otherwise=None)
+            found = await self._ask(checked, initialize(), HEADERS, otherwise=None)
             if found is not None:
                 self._remember_legacy(checked.url)
                 return found
-        found = await self._ask(checked, discover(), _MODERN_HEADERS, otherwise=None)
+        found = await self._ask(checked, discover(), modern_headers(DISCOVER), otherwise=None)
         if found is not None:
             return found
-        found = await self._ask(checked, initialize(), _HEADERS, otherwise=_not_ready)
+        found = await self._ask(checked, initialize(), HEADERS, otherwise=not_ready)
         if found.ok:
             self._remember_legacy(checked.url)
         return found
@@ -113,48 +112,54 @@ class HttpProbe:
     ) -> ProbeOutcome | None:
         began = time.monotonic()
         response = await self._guard.request(checked, "POST", headers=headers, body=body, enough=has_answer)
-        found = self._read(response)
+        found = read_greeting(response)
         if found is None and otherwise is not None:
             found = otherwise(response)
         timed = None if found is None else _timed(found, began)
-        await self._end_session(checked, response)
+        await end_session(self._guard, checked, response)
         return timed
 
-    @staticmethod
-    def _read(response: EgressResponse) -> ProbeOutcome | None:
-        """Return what an answer says; ``None`` where it may be one of the other era."""
-        found = by_status(response)
-        if found is not None:
-            return found
-        answer = answer_in_body(response.body)
-        if answer is not None:
-            return healthy(Level.READY) if answer.serves else None
-        if response.status in _PERHAPS_LEGACY:
-            return None
-        if response.status in _WRONG_ENDPOINT:
-            return failed(
-                FailureClass.HTTP_STATUS,
-                f"answered with status {response.status}: this is not the address of its MCP endpoint",
-                level=Level.REACHABLE,
-            )
-        return _not_mcp(response) if 200 <= response.status < 300 else _wrong_status(response)
 
-    async def _end_session(self, checked: CheckedTarget, response: EgressResponse) -> None:
-        """End the session that an answer opened, some do so even with an error: a probe leaves nothing behind."""
-        session = _field(response, SESSION_FIELD)
-        if session is None:
-            return
-        headers = {SESSION_FIELD: session, "mcp-protocol-version": LEGACY}
-        # What was asked is answered: a server that keeps the session ends it by its age.
-        with suppress(EgressError, TimeoutError):
-            async with asyncio.timeout(END_SESSION_SECONDS):
-                await self._guard.request(checked, "DELETE", headers=headers, want_body=False)
+def modern_headers(method: str) -> dict[str, str]:
+    """Return the headers of a request of the stateless revision."""
+    return {**HEADERS, "mcp-protocol-version": MODERN, "mcp-method": method}
+
+
+def read_greeting(response: EgressResponse) -> ProbeOutcome | None:
+    """Return what the answer to a greeting says; ``None`` where it may be one of the other era."""
+    found = by_status(response)
+    if found is not None:
+        return found
+    answer = answer_in_body(response.body)
+    if answer is not None:
+        return healthy(Level.READY) if answer.serves else None
+    if response.status in _PERHAPS_LEGACY:
+        return None
+    if response.status in _WRONG_ENDPOINT:
+        return failed(
+            FailureClass.HTTP_STATUS,
+            f"answered with status {response.status}: this is not the address of its MCP endpoint",
+            level=Level.REACHABLE,
+        )
+    return _not_mcp(response) if 200 <= response.status < 300 else _wrong_status(response)
+
+
+async def end_session(guard: EgressGuard, checked: CheckedTarget, response: EgressResponse) -> None:
+    """End the session that an answer opened, some do so even with an error: a probe leaves nothing behind."""
+    session = field_of(response, SESSION_FIELD)
+    if session is None:
+        return
+    headers = {SESSION_FIELD: session, "mcp-protocol-version": LEGACY}
+    # What was asked is answered: a server that keeps the session ends it by its age.
+    with suppress(EgressError, TimeoutError):
+        async with asyncio.timeout(END_SESSION_SECONDS):
+            await guard.request(checked, "DELETE", headers=headers, want_body=False)
 
 
 def by_status(response: EgressResponse) -> ProbeOutcome | None:
     """Return what the status says for whatever was asked; ``None`` where the answer has to be read."""
-    if response.status == 401 or (response.status == 403 and _field(response, "www-authenticate") is not None):
-        if _field(response, "www-authenticate") is None:
+    if response.status == 401 or (response.status == 403 and field_of(response, "www-authenticate") is not None):
+        if field_of(response, "www-authenticate") is None:
             return failed(
                 FailureClass.AUTH, "answered with status 401 and without WWW-Authenticate", level=Level.REACHABLE
             )
@@ -167,13 +172,14 @@ def by_status(response: EgressResponse) -> ProbeOutcome | None:
 
 
 def _not_mcp(response: EgressResponse) -> ProbeOutcome:
-    kind = (_field(response, "content-type") or "").partition(";")[0].strip().lower()
+    kind = (field_of(response, "content-type") or "").partition(";")[0].strip().lower()
     what = "a web page" if kind in ("text/html", "application/xhtml+xml") else "something else"
     reason = f"answered with status {response.status} and {what}: this is not an MCP endpoint"
     return failed(FailureClass.NOT_MCP, reason, level=Level.REACHABLE)
 
 
-def _not_ready(response: EgressResponse) -> ProbeOutcome:
+def not_ready(response: EgressResponse) -> ProbeOutcome:
+    """Return why what answered the last greeting that there is does not serve."""
     answer = answer_in_body(response.body)
     if answer is None:
         return _wrong_status(response)
@@ -185,13 +191,14 @@ def _wrong_status(response: EgressResponse) -> ProbeOutcome:
     return failed(FailureClass.HTTP_STATUS, f"answered with status {response.status}", level=Level.REACHABLE)
 
 
-def _field(response: EgressResponse, name: str) -> str | None:
+def field_of(response: EgressResponse, name: str) -> str | None:
+    """Return the first field of an answer that has this lower-case name."""
     return next((value for field, value in response.headers if field == name), None)
 
 
 def _retry_after(response: EgressResponse) -> float | None:
     """Return ``Retry-After`` in seconds, at most an hour; ``None`` where there is none that can be read."""
-    text = (_field(response, "retry-after") or "").strip()
+    text = (field_of(response, "retry-after") or "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), MAX_RETRY_AFTER_SECONDS)
     try:

@@ -16,19 +16,30 @@ from hx_gateway.kit.sse import event_data, event_ends
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
 DISCOVER = "server/discover"
+LIST_TOOLS = "tools/list"
 DISCOVER_ID = 1
 INITIALIZE_ID = 2
+# The first page of a list; each further page is asked for with the next number.
+LIST_ID = 3
+METHOD_NOT_FOUND = -32601
 # A modern server that speaks other revisions than the one asked for.
 UNSUPPORTED_VERSION = -32022
 _CLIENT = {"name": "hx-gateway", "version": "1"}
+# What every request of the stateless revision carries.
+_META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": _CLIENT,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON-RPC answer: the result, or the code of the error."""
+    """A JSON-RPC answer: the result, or the code of the error; ``number`` is that of the request, as it was sent."""
 
     result: Mapping[str, Any] | None
     error_code: int | None
+    number: object = None
 
     @property
     def serves(self) -> bool:
@@ -41,17 +52,23 @@ class Answer:
 
 def discover() -> bytes:
     """Return the request that a modern server answers with what it can do."""
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": MODERN,
-        "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": _CLIENT,
-    }
-    return _request(DISCOVER_ID, DISCOVER, {"_meta": meta})
+    return _request(DISCOVER_ID, DISCOVER, {"_meta": _META})
 
 
 def initialize() -> bytes:
     """Return the request that opens a session with a server from before."""
     return _request(INITIALIZE_ID, "initialize", {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT})
+
+
+def initialized() -> bytes:
+    """Return what a server from before waits for once it has answered ``initialize``; it does not answer this."""
+    return json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode()
+
+
+def list_tools(number: int, cursor: str | None, *, legacy: bool) -> bytes:
+    """Return the request for a page of tools; ``None`` is the cursor of the first one, and the empty text is not."""
+    params: dict[str, Any] = {} if legacy else {"_meta": _META}
+    return _request(number, LIST_TOOLS, params if cursor is None else {**params, "cursor": cursor})
 
 
 def answer_in(text: bytes | str) -> Answer | None:
@@ -64,9 +81,9 @@ def answer_in(text: bytes | str) -> Answer | None:
         return None
     result, error = message.get("result"), message.get("error")
     if isinstance(result, dict):
-        return Answer(result, None)
+        return Answer(result, None, message.get("id"))
     code = error.get("code") if isinstance(error, dict) else None
-    return Answer(None, code) if isinstance(code, int) else None
+    return Answer(None, code, message.get("id")) if isinstance(code, int) else None
 
 
 def answer_in_body(body: bytes) -> Answer | None:

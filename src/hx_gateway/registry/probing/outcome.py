@@ -70,6 +70,14 @@ class ProbeOutcome:
         return self.verdict is Verdict.HEALTHY
 
 
+class Unanswered(Exception):
+    """A service did not answer what it was asked; ``outcome`` says why."""
+
+    def __init__(self, outcome: ProbeOutcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
 def healthy(level: Level, *, auth_required: bool = False) -> ProbeOutcome:
     """Return that a service is well."""
     return ProbeOutcome(verdict=Verdict.HEALTHY, level=level, auth_required=auth_required)

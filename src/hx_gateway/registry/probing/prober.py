@@ -31,6 +31,8 @@ from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
 from hx_gateway.registry.probing.target import Target
+from hx_gateway.registry.probing.tool_lists import ToolLists
+from hx_gateway.registry.probing.tool_refresh import ToolRefresh
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.base import DependencyError
 from hx_gateway.services.egress.guard import EgressGuard
@@ -56,7 +58,7 @@ class Prober:
 
     ``commands`` are the STDIO servers that may be started, by the names that ``config.command`` gives them; the guard's
     caps bound every probe beside a service's own time-out. ``draw`` returns a number from 0 to below 1. Start it once
-    the tables are there, or before: then it waits for them.
+    the tables are there, or before: then it waits for them. ``tools`` asks those that are well for their tools.
 
     Failure policy: while the database is away nothing is probed, ``prober_paused`` is logged once, and it is tried
     again ever less often, at least twice a minute. What was found before is kept and written once it is back. A
@@ -84,6 +86,13 @@ class Prober:
         self._clock = clock or SystemClock()
         self._draw = draw
         self._slots = Slots(concurrency=concurrency, per_host=per_host)
+        self.tools = ToolRefresh(
+            transactions,
+            ToolLists(guard, commands or {}),
+            self._slots,
+            clock=self._clock,
+            count=lambda outcome: metrics.tool_lists.labels(outcome).inc(),
+        )
         self._preservation = preservation or SelfPreservation()
         self._history = history
         self._poll_seconds = poll_seconds
@@ -172,6 +181,7 @@ class Prober:
         outcome = await self._probe(claim)
         if outcome is not None:
             self._find(claim, outcome)
+            await self.tools.after_probe(claim, outcome)
 
     def _find(self, claim: Claim, outcome: ProbeOutcome) -> None:
         self._found.append((claim, outcome, self._clock.now()))

@@ -48,7 +48,9 @@ _FIELDS = """
     h.by_beats, h.ttl_until, h.last_seen
 """
 _ITEM = """
-    i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at
+    i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at,
+    (SELECT l.asked_at FROM hx_registry.registry_tool_lists AS l
+     WHERE l.tenant_id = i.tenant_id AND l.item_id = i.id) AS tools_asked_at
 """
 # The lease is left alone where somebody has the service; who has it and did not give it back in time loses it.
 _CLAIM = text(f"""
@@ -417,6 +419,7 @@ def _claim(row: Mapping[Any, Any]) -> Claim:
         ttl_until=row["ttl_until"],
         last_seen=row["last_seen"],
         standing=_standing(row),
+        tools_asked_at=row["tools_asked_at"],
     )
 
 

@@ -13,6 +13,9 @@ FAILURES = 3
 SUCCESSES = 2
 JITTER = 0.15
 BACKOFF_FACTOR = 1.5
+# Tools change seldom, and a server that has to be started for them is asked for them less often still.
+TOOLS_SECONDS = 300.0
+STDIO_TOOLS_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,8 @@ class Rules:
     """What holds for one service. Times are seconds.
 
     ``reach_seconds`` is what a connection or a plain check may take, ``ready_seconds`` what a server of MCP may.
-    ``slowest`` is the longest interval while it is unhealthy.
+    ``slowest`` is the longest interval while it is unhealthy. ``tools_seconds`` is how often it is asked for its tools,
+    0 for never.
     """
 
     interval: float
@@ -29,6 +33,7 @@ class Rules:
     ready_seconds: float
     failures: int = FAILURES
     successes: int = SUCCESSES
+    tools_seconds: float = TOOLS_SECONDS
 
     def unhealthy_interval(self, failures_beyond: int) -> float:
         """Return the interval after so many failures more than it took to call it unhealthy."""
@@ -60,6 +65,7 @@ def rules_for(
     Of one that lives by its heartbeats one word is enough that it is not well: nobody asks again.
     """
     usual = _BY_PRIORITY[priority]
+    tools_seconds = STDIO_TOOLS_SECONDS if protocol is ServiceProtocol.STDIO else TOOLS_SECONDS
     return Rules(
         interval=config.interval or usual_interval(priority, protocol),
         slowest=usual.slowest,
@@ -67,6 +73,7 @@ def rules_for(
         ready_seconds=config.timeout or usual.ready_seconds,
         failures=1 if by_beats else config.failures or FAILURES,
         successes=config.successes or SUCCESSES,
+        tools_seconds=tools_seconds if config.tools_seconds is None else config.tools_seconds,
     )
 
 

@@ -6,18 +6,21 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from hx_gateway.registry.probing.conversation import MAX_BYTES, Silent, ask
-from hx_gateway.registry.probing.outcome import FailureClass, ProbeOutcome, failed, unasked
+from hx_gateway.registry.probing.conversation import MAX_BYTES, Read, Send, Silent, ask, ask_tools
+from hx_gateway.registry.probing.outcome import FailureClass, ProbeOutcome, Unanswered, failed, unasked
 from hx_gateway.registry.probing.target import Target
+from hx_gateway.registry.tool_definitions import ToolList
 
 # A server that is told by the end of its input may take this long to leave, and as long again when it is asked to.
 LEAVE_SECONDS = 1.0
 PIECE_BYTES = 64 * 1024
+_T = TypeVar("_T")
 # What a server gets of the gateway's environment: nothing that could be a secret.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
@@ -56,20 +59,37 @@ class StdioProbe:
 
         When this returns or is cancelled, no process of the server's group is left.
         """
+        try:
+            return await self._talk(target, lambda send, read: ask(send, read, seconds=seconds))
+        except Unanswered as failure:
+            return failure.outcome
+
+    async def list_tools(self, target: Target, *, seconds: float) -> ToolList:
+        """Return the tools of a server, which is started and ended as it is for a probe. Raises :class:`Unanswered`."""
+        return await self._talk(target, lambda send, read: ask_tools(send, read, seconds=seconds))
+
+    async def _talk(self, target: Target, ask_it: Callable[[Send, Read], Awaitable[_T]]) -> _T:
         name = target.config.get("command")
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:
             if name is None and not target.auto_start:
-                return unasked("config.command: the service has none, and is not started by the gateway")
-            return failed(FailureClass.EGRESS_DENIED, "config.command: it is none of those that the operator allows")
+                raise Unanswered(unasked("config.command: the service has none, and is not started by the gateway"))
+            raise _unanswered(
+                FailureClass.EGRESS_DENIED, "config.command: it is none of those that the operator allows"
+            )
         environment = command.environment()
         program = await asyncio.to_thread(shutil.which, command.argv[0], path=environment.get("PATH"))
         if program is None:
-            return failed(FailureClass.CRASHED, "its program is not installed")
-        return await _ask(program, command, environment, seconds)
+            raise _unanswered(FailureClass.CRASHED, "its program is not installed")
+        return await _started(program, command, environment, ask_it)
 
 
-async def _ask(program: str, command: StdioCommand, environment: Mapping[str, str], seconds: float) -> ProbeOutcome:
+async def _started(
+    program: str,
+    command: StdioCommand,
+    environment: Mapping[str, str],
+    ask_it: Callable[[Send, Read], Awaitable[_T]],
+) -> _T:
     try:
         async with _running(program, command, environment) as process:
             stdin, stdout = process.stdin, process.stdout
@@ -85,15 +105,19 @@ async def _ask(program: str, command: StdioCommand, environment: Mapping[str, st
             async def read() -> bytes:
                 return await stdout.read(PIECE_BYTES)
 
-            return await ask(send, read, seconds=seconds)
-    except TimeoutError:
-        return failed(FailureClass.TIMEOUT, "did not answer in time")
+            return await ask_it(send, read)
+    except TimeoutError as error:
+        raise _unanswered(FailureClass.TIMEOUT, "did not answer in time") from error
     except Silent as silent:
         if silent.spoke:
-            return failed(FailureClass.NOT_MCP, "wrote something that is no MCP, and ended")
-        return failed(FailureClass.CRASHED, "ended without an answer")
-    except OSError:
-        return failed(FailureClass.CRASHED, "its program could not be started")
+            raise _unanswered(FailureClass.NOT_MCP, "wrote something that is no MCP, and ended") from silent
+        raise _unanswered(FailureClass.CRASHED, "ended without an answer") from silent
+    except OSError as error:
+        raise _unanswered(FailureClass.CRASHED, "its program could not be started") from error
+
+
+def _unanswered(failure_class: FailureClass, reason: str) -> Unanswered:
+    return Unanswered(failed(failure_class, reason))
 
 
 @asynccontextmanager

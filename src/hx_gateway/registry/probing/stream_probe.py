@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from hx_gateway.registry.probing.conversation import Silent, ask
+from hx_gateway.registry.probing.conversation import Silent, ask, ask_tools
 from hx_gateway.registry.probing.outcome import (
     FailureClass,
     Level,
     ProbeOutcome,
+    Unanswered,
     failed,
     from_egress,
     healthy,
     unasked,
 )
 from hx_gateway.registry.probing.target import Target
+from hx_gateway.registry.tool_definitions import ToolList
 from hx_gateway.services.egress.errors import EgressError
 from hx_gateway.services.egress.guard import EgressGuard
 from hx_gateway.services.egress.streams import EgressStream
@@ -42,6 +45,12 @@ class TcpProbe:
         except EgressError as error:
             return from_egress(error)
 
+    async def list_tools(self, target: Target, *, seconds: float) -> ToolList:
+        """Return the tools of a server of MCP there. Raises :class:`Unanswered`."""
+        return await _list_tools(
+            self._guard, target, seconds, lambda url: self._guard.check(url, schemes=TCP_SCHEMES, field="endpoint")
+        )
+
 
 class UnixSocketProbe:
     """Probes Unix sockets in the directories that ``guard`` allows, otherwise as TCP."""
@@ -59,6 +68,12 @@ class UnixSocketProbe:
         except EgressError as error:
             return from_egress(error)
 
+    async def list_tools(self, target: Target, *, seconds: float) -> ToolList:
+        """Return the tools of a server of MCP there. Raises :class:`Unanswered`."""
+        return await _list_tools(
+            self._guard, target, seconds, lambda url: self._guard.check_socket(url, field="endpoint")
+        )
+
 
 async def _connect(
     guard: EgressGuard, checked: CheckedTarget | CheckedSocket, target: Target, seconds: float
@@ -72,6 +87,23 @@ async def _connect(
                 return _silent(silent)
         found = await _exchange(stream, target)
     return replace(found, response_time_ms=(time.monotonic() - began) * 1000)
+
+
+async def _list_tools(
+    guard: EgressGuard,
+    target: Target,
+    seconds: float,
+    check: Callable[[str], Awaitable[CheckedTarget | CheckedSocket]],
+) -> ToolList:
+    if target.url is None or not target.health.mcp:
+        raise Unanswered(unasked("config.health.mcp: it does not say that a server of MCP is at the endpoint"))
+    try:
+        async with guard.open_connection(await check(target.url)) as stream:
+            return await ask_tools(stream.send, stream.read, seconds=seconds)
+    except Silent as silent:
+        raise Unanswered(_silent(silent)) from silent
+    except EgressError as error:
+        raise Unanswered(from_egress(error)) from error
 
 
 async def _exchange(stream: EgressStream, target: Target) -> ProbeOutcome:

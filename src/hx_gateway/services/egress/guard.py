@@ -7,6 +7,7 @@ import ssl
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -51,6 +52,15 @@ class EgressGuard:
     def close(self) -> None:
         """Let go of the resolver; exchanges that run end by themselves."""
         self._resolver.close()
+
+    def reading(self, max_bytes: int) -> EgressGuard:
+        """Return a guard with all the same rules that reads so much of one answer. Closing either closes both."""
+        return EgressGuard(
+            replace(self._policy, max_bytes=max_bytes),
+            resolver=self._resolver,
+            ssl_context=self._ssl_context,
+            socket_factory=self._socket_factory,
+        )
 
     async def check(self, url: str, *, schemes: frozenset[str] = HTTP_SCHEMES, field: str = "url") -> CheckedTarget:
         """Return where ``url`` leads, having asked DNS at most once. Raises ``EgressDenied``.

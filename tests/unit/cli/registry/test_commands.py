@@ -393,6 +393,8 @@ def test_a_file_that_is_not_there_is_named(gateway: FakeGateway, tmp_path: Path)
         ("created", ["name", "port"], None, {"name": "weather", "port": 1}, "created  weather  by admin"),
         ("status_changed", ["status"], {"status": "healthy"}, {"status": "unhealthy"},
          "status_changed  weather  healthy → unhealthy  by admin"),
+        ("tools_changed", ["tools"], {"tools": {"b": "1", "c": "1"}}, {"tools": {"a": "1", "c": "2"}},
+         "tools_changed  weather  +a, -b, ~c  by admin"),
         ("updated", ["port", "version"], {"port": None, "version": "1"}, {"port": 80, "version": "2"},
          "updated  weather  port none → 80, version 1 → 2  by admin"),
         ("updated", ["description"], {"description": None}, {"description": "x\n" * 40},

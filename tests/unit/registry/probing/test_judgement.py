@@ -121,6 +121,15 @@ def test_thresholds_are_a_services_own() -> None:
     assert service.observed is HEALTHY
 
 
+def test_tools_are_asked_for_seldom_where_a_server_is_started_for_it_and_as_the_service_says() -> None:
+    asked = [
+        rules_for(ServicePriority.MEDIUM, protocol, HealthConfig(tools_seconds=own)).tools_seconds
+        for protocol in (ServiceProtocol.HTTP, ServiceProtocol.STDIO)
+        for own in (None, 60.0, 0.0)
+    ]
+    assert asked == [300.0, 60.0, 0.0, 3600.0, 60.0, 0.0]
+
+
 def test_a_server_that_is_asked_too_often_keeps_its_state_and_its_counts() -> None:
     service = known(HEALTHY)
     service.see(DOWN, DOWN)

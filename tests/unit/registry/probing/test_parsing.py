@@ -39,6 +39,8 @@ JSON_VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers
         ({"successes": 2.5}, "health.successes must be an integer from 1 to 10"),
         ({"send": ""}, "health.send must be a text of 1 to 1024 characters"),
         ({"mcp": "yes"}, "health.mcp must be true or false"),
+        ({"tools_seconds": 5}, "health.tools_seconds must be a number of seconds from 60 to 86400, or 0 for never"),
+        ({"tools_seconds": False}, "health.tools_seconds must be a number of seconds from 60 to 86400"),
         ({"intervall": 5}, "health.intervall is not a setting; known are "),
     ],
 )
@@ -58,16 +60,19 @@ def test_settings_within_the_limits_are_taken() -> None:
         "send": "PING",
         "expect": "A",
         "mcp": True,
+        "tools_seconds": 0,
     }
     assert list(health_problems({"health": health})) == []
     assert health_config({"health": health}) == HealthConfig(
-        interval=5.0, timeout=30.0, failures=10, successes=1, send="PING", expect="A", mcp=True
+        interval=5.0, timeout=30.0, failures=10, successes=1, send="PING", expect="A", mcp=True, tools_seconds=0.0
     )
 
 
 def test_a_number_beyond_a_limit_that_was_stored_counts_as_the_limit() -> None:
     found = health_config({"health": {"interval": 1, "timeout": 1e9, "failures": 99, "successes": -1}})
     assert found == HealthConfig(interval=5.0, timeout=30.0, failures=10, successes=1)
+    stored = [health_config({"health": {"tools_seconds": value}}).tools_seconds for value in (-1, 0, 1, 1e9, "x")]
+    assert stored == [0.0, 0.0, 60.0, 86_400.0, None]
 
 
 @given(st.dictionaries(st.sampled_from(["interval", "timeout", "failures", "send", "mcp", "x"]), JSON_VALUES))
