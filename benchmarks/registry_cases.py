@@ -169,12 +169,9 @@ def cases(known: Known) -> Iterator[Case]:
 def _official(known: Known) -> Iterator[Case]:
     """Yield what is asked over the official registry's API."""
     for name, listing in _LISTINGS.items():
-        yield Case(f"servers: {name}", lambda items, _, listing=listing: _servers(items).page(listing, None, 31))
+        yield _listed(name, listing)
     for name, listing in {"page": Listing(), "page, latest": Listing(version="latest")}.items():
-        yield Case(
-            f"servers: {name}",
-            lambda items, random, listing=listing: _servers(items).page(listing, (random.choice(known.names), ""), 31),
-        )
+        yield _listed(name, listing, known.names)
     yield Case(
         "server: latest",
         lambda items, random: _servers(items).one(random.choice(known.names), "latest", include_deleted=False),
@@ -183,6 +180,16 @@ def _official(known: Known) -> Iterator[Case]:
         "server: versions",
         lambda items, random: _servers(items).versions(random.choice(known.names), include_deleted=True),
     )
+
+
+def _listed(name: str, listing: Listing, names: list[str] | None = None) -> Case:
+    """Return a list of servers, from the beginning or from behind one of ``names``."""
+
+    async def ask(items: RegistryItemRepository, random: Random) -> Any:
+        after = (random.choice(names), "") if names is not None else None
+        return await _servers(items).page(listing, after, 31)
+
+    return Case(f"servers: {name}", ask)
 
 
 def _servers(items: RegistryItemRepository) -> ServerRepository:
