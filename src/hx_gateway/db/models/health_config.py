@@ -29,7 +29,7 @@ class HealthConfig:
 
     ``interval`` and ``timeout`` are seconds; ``failures`` and ``successes`` how many in a row change its state.
     ``send`` and ``expect`` are for TCP, ``mcp`` asks TCP and Unix sockets for an MCP server. ``tools_seconds`` is how
-    often it is asked for its tools, 0 for never. ``heartbeat``: it is not asked at all, its own heartbeats say how it is.
+    often it is asked for its tools, 0 for never. ``heartbeat``: it is not asked at all, its heartbeats say how it is.
     """
 
     interval: float | None = None

@@ -79,7 +79,7 @@ class ReplaceQuery(InTenant):
 
 
 class ReadQuery(InTenant):
-    """How a service is shown. ``expand`` adds, under ``expanded``, the services at the other ends, how it is, its tools."""
+    """How a service is shown. ``expand`` adds, under ``expanded``, those at the other ends, how it is, its tools."""
 
     include_deleted: bool = False
     expand: Several[Expansion] | None = None
