@@ -19,6 +19,7 @@ from hx_gateway.db.models import (
     keys,
     registry_index,
     registry_items,
+    registry_pending,
     registry_versions,
     teams,
     tenants,
@@ -35,14 +36,15 @@ MODULES = (
     keys,
     registry_index,
     registry_items,
+    registry_pending,
     registry_versions,
     teams,
     tenants,
     users,
 )
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
-SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
-HEALTH = {"registry_health", "registry_health_history"}
+SERVICES = {"registry_items", "registry_dependencies", "registry_pending_dependencies", "registry_versions"}
+HEALTH = {"registry_health", "registry_health_history", "registry_self_preservation"}
 TABLES = DIRECTORY | SERVICES | HEALTH | {"registry_words", "registry_tags", "registry_counts"}
 
 
@@ -68,7 +70,7 @@ async def differences(url: str, metadata: MetaData) -> list[Any]:
 
 def test_every_table_of_the_directory_and_the_registry_has_a_model() -> None:
     assert {table.name for table in Base.metadata.tables.values()} == TABLES
-    assert len(MODULES) == 10
+    assert len(MODULES) == 11
 
 
 async def test_models_and_migrations_say_the_same(migrated: str) -> None:

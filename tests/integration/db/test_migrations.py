@@ -127,7 +127,7 @@ LEDGER = (
 )
 REGISTRY = (
     "registry_items registry_health registry_dependencies registry_words registry_tags registry_counts "
-    "registry_versions registry_health_history"
+    "registry_versions registry_health_history registry_pending_dependencies registry_self_preservation"
 )
 REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
 TABLES = {

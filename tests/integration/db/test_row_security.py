@@ -104,6 +104,8 @@ ROWS = {
         "(tenant_id, build_type, protocol, priority, status, is_enabled, is_required, is_active, items) "
         "VALUES ($1, 'stub', 'tcp', 'low', 'healthy', true, true, true, 1)"
     ),
+    "registry_pending_dependencies": "(item_id, tenant_id, name) VALUES (md5($1)::uuid, $1, 'to come')",
+    "registry_self_preservation": "(tenant_id, gateway, until) VALUES ($1, md5($1)::uuid, now())",
     "registry_versions": (
         "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
         "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"
