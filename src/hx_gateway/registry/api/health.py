@@ -43,6 +43,7 @@ class ServiceHealth(BaseModel):
     admin_state: AdminState
     maintenance_until: datetime | None
     flapping: bool
+    stale: bool
     consecutive_failures: int
     consecutive_successes: int
     failure_class: FailureClass | None
