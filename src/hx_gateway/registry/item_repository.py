@@ -433,13 +433,22 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             if path_between(below, end, item_id) is None:
                 below.setdefault(item_id, []).append(end)
                 ends.setdefault(item_id, {})[name] = end
-        items = await self._locked([*ends])
+        items = await self._unlocked(RegistryItem.id.in_(ends))
         before = [self._recorded(item) for item in items]
         for item in items:
             found = ends[item.id]
             item.dependencies = sorted({*item.dependencies, *found.values()})
             item.pending_dependencies = [name for name in item.pending_dependencies if name not in found]
         await self._finish_each("updated", list(zip(items, before, strict=True)))
+
+    async def _unlocked(self, condition: ColumnElement[bool]) -> Sequence[RegistryItem]:
+        """Return living services to change beside others, under the tenant's lock alone, which is enough for that.
+
+        Counters are not touched: whoever waited for those as well, with others' locked, could wait for a prober that
+        waits for him.
+        """
+        query = self._query(include_deleted=False).where(condition).order_by(RegistryItem.id)
+        return (await self._session.scalars(query)).all()
 
     async def _purge(self, item_ids: Sequence[UUID], expected_version: int | None = None) -> list[RegistryItem]:
         items = await self._locked(item_ids, include_deleted=True)
@@ -464,8 +473,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         near = select(DependencyEdge.item_id).where(
             DependencyEdge.tenant_id == self._trail.tenant_id, DependencyEdge.depends_on_id.in_(names)
         )
-        query = self._query(include_deleted=False).where(RegistryItem.id.in_(near)).order_by(RegistryItem.id)
-        dependents = (await self._session.scalars(query.with_for_update(of=self._locks()))).all()
+        dependents = await self._unlocked(RegistryItem.id.in_(near))
         before = [self._recorded(item) for item in dependents]
         for item in dependents:
             gone = [names[end].lower() for end in item.dependencies if end in names]
