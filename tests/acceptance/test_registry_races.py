@@ -105,6 +105,36 @@ def test_of_several_who_bring_a_service_back_or_make_it_none_makes_two(desk: Des
         assert desk.names(f"/services?name={name}") == [name]
 
 
+def test_who_removes_a_service_for_good_and_who_brings_it_back_never_both_have_it(desk: Desk) -> None:
+    admin = desk.people.key(tenant_id=desk.tenant, admin_role="tenant_admin")["key"]
+    for number in range(RACES):
+        name = f"weather-{number}"
+        made = desk.make(name)
+        desk.done("DELETE", f"/services/{name}")
+        answers = race(
+            *[partial(desk.ask, "DELETE", f"/services/{made['id']}?hard=true", key=admin)] * 2,
+            partial(desk.ask, "POST", f"/services/{made['id']}/restore"),
+            partial(desk.ask, "POST", "/services?on_conflict=restore", {"name": name}),
+            partial(desk.ask, "POST", "/heartbeats", {"items": [{"ref": made["id"]}, {"ref": name}]}),
+        )
+        assert {answer.status for answer in answers} <= {200, 201, 404, 409, 410}, [answer.body for answer in answers]
+        assert desk.names(f"/services?name={name}") == [name]
+        assert len(desk.names(f"/services?name={name}&include_deleted=true")) == 1
+
+
+def test_of_those_that_wait_for_a_name_and_who_takes_it_each_finds_the_other(desk: Desk) -> None:
+    for number in range(RACES):
+        name, waiting = f"maps-{number}", [f"web-{number}-{place}" for place in range(RUNNERS - 1)]
+        answers = race(
+            *(partial(desk.ask, "POST", "/services", {"name": one, "pending_dependencies": [name]}) for one in waiting),
+            partial(desk.ask, "POST", "/services", {"name": name}),
+        )
+        assert statuses(answers) == [201] * RUNNERS
+        for one in waiting:
+            shown = desk.done("GET", f"/services/{one}", headers={"cache-control": "no-cache"})
+            assert (len(shown["dependencies"]), shown["pending_dependencies"]) == (1, [])
+
+
 def test_changes_of_many_and_of_one_reports_and_sights_do_not_block_each_other(desk: Desk) -> None:
     names = [f"service-{number}" for number in range(30)]
     desk.done("POST", "/services/bulk", {"items": [{"name": name} for name in names]})

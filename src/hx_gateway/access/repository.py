@@ -90,6 +90,10 @@ class Repository:
         found: str | None = await self._session.scalar(select(tenant).where(model.id == object_id))
         return found
 
+    async def has_tenant(self, tenant_id: str) -> bool:
+        """Return whether there is a tenant, deleted or not."""
+        return await self._session.scalar(select(Tenant.id).where(Tenant.id == tenant_id)) is not None
+
     async def lock_tenant(self, tenant_id: str) -> Tenant | None:
         """Return a tenant, also a deleted one, and let nobody else change anything of it until the end."""
         query = select(Tenant).where(Tenant.id == tenant_id).with_for_update(key_share=True)

@@ -117,7 +117,9 @@ Aliases = Annotated[
 UserRole = Literal["platform_admin", "tenant_admin", "member"]
 AdminRole = Literal["platform_admin", "tenant_admin"]
 MemberRole = Literal["admin", "member", "read_only"]
-AuditAction = Literal["created", "updated", "deleted", "restored", "rotated", "blocked", "unblocked"]
+AuditAction = Literal[
+    "created", "updated", "deleted", "restored", "rotated", "blocked", "unblocked", "purged", "noticed"
+]
 BudgetPeriod = Literal["day", "week", "month", "total"]
 
 

@@ -21,7 +21,8 @@ from hx_gateway.db.models.audit import AuditEntry
 from hx_gateway.registry.feed.changes import Change
 from hx_gateway.registry.feed.repository import changes_of
 
-Action = Literal["created", "updated", "deleted", "restored"]
+# ``noticed``: something came about that nobody did, and that changed no version of the object.
+Action = Literal["created", "updated", "deleted", "restored", "purged", "noticed"]
 # Where PostgreSQL tells, at the commit, whose services were changed.
 POSTGRES_CHANNEL = "hx_registry"
 _ELEMENTS = func.unnest(bindparam("before", type_=ARRAY(Text)), bindparam("after", type_=ARRAY(Text)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from hx_gateway.access.errors import InvalidField, no_such
@@ -16,10 +16,11 @@ from hx_gateway.errors import HXError, NotFound
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
 from hx_gateway.registry.references import SERVICE, found, last_deleted, named, resolved, with_ids
 from hx_gateway.registry.repository import MAX_BULK, BulkRefused, BulkResult
+from hx_gateway.registry.rights import check_may_purge
 from hx_gateway.registry.transactions import Transactions, Undo
 
 OnBulkConflict = Literal["error", "skip", "update", "restore"]
-Fate = Literal["created", "updated", "skipped", "deleted", "restored", "failed"]
+Fate = Literal["created", "updated", "skipped", "deleted", "restored", "purged", "failed"]
 Values = Mapping[str, Any]
 Change = Callable[[RegistryItemRepository, Sequence[UUID]], Awaitable[BulkResult[RegistryItem]]]
 NOT_KEPT = "not_kept"
@@ -60,6 +61,7 @@ class BulkOutcome:
     skipped: int = 0
     deleted: int = 0
     restored: int = 0
+    purged: int = 0
     failed: int = 0
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -100,10 +102,12 @@ class Bulk:
         outcome = BulkOutcome(dry_run=options.dry_run)
         async with self._open(actor, options, outcome, "create") as items:
             known = {} if on_conflict == "error" else await _known(items, several, on_conflict)
-            new = {index: values for index, values in enumerate(several) if index not in known}
-            await _make(outcome, items, new, atomic=options.atomic)
-            for index, item in known.items():
-                await _settle(outcome, index, items, item, several[index], skip=on_conflict == "skip")
+            waiting = dict(enumerate(several))
+            if on_conflict == "skip":
+                for index, item in known.items():
+                    outcome.add(index, "skipped", {"item": item.to_dict()})
+                waiting = {index: values for index, values in waiting.items() if index not in known}
+            await _make(outcome, items, waiting, known, atomic=options.atomic)
         outcome.results.sort(key=lambda result: result["index"])
         return outcome
 
@@ -122,6 +126,14 @@ class Bulk:
         """Delete all, so that they may be restored. What others depend on stays their dependency."""
         return await self._all(actor, selection, options, "deleted", RegistryItemRepository.bulk_delete)
 
+    async def purge(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
+        """Remove deleted services for good. What others depend on is what they wait for, by its name.
+
+        Raises ``Forbidden`` for who is no admin.
+        """
+        check_may_purge(actor.principal)
+        return await self._all(actor, selection, options, "purged", RegistryItemRepository.bulk_purge)
+
     async def restore(self, actor: Actor, selection: Selection, options: BulkOptions | None = None) -> BulkOutcome:
         """Take the deletion of all back."""
         return await self._all(actor, selection, options, "restored", RegistryItemRepository.bulk_restore)
@@ -131,7 +143,7 @@ class Bulk:
     ) -> BulkOutcome:
         options = options or BulkOptions()
         outcome = BulkOutcome(dry_run=options.dry_run)
-        deleted = fate == "restored"
+        deleted = fate in ("restored", "purged")
         async with self._open(actor, options, outcome, fate) as items:
             refs = await refs_of(items, selection, options.max_affected)
             ids = await ids_of(items, refs, deleted=deleted)
@@ -206,14 +218,11 @@ async def _known(
 
 
 async def _settle(
-    outcome: BulkOutcome, index: int, items: RegistryItemRepository, item: RegistryItem, values: Values, *, skip: bool
+    outcome: BulkOutcome, index: int, items: RegistryItemRepository, item: RegistryItem, values: Values
 ) -> None:
-    if skip:
-        outcome.add(index, "skipped", {"item": item.to_dict()})
-        return
     fate: Fate = "restored" if item.is_deleted else "updated"
     try:
-        changed = await _set(items, item, await with_ids(items, values))
+        changed = await _set(items, item, values)
     except HXError as error:
         outcome.add(index, "failed", _told(error))
     else:
@@ -229,10 +238,15 @@ async def _set(items: RegistryItemRepository, item: RegistryItem, values: Values
 
 
 async def _make(
-    outcome: BulkOutcome, items: RegistryItemRepository, new: Mapping[int, Values], *, atomic: bool
+    outcome: BulkOutcome,
+    items: RegistryItemRepository,
+    several: Mapping[int, Values],
+    known: Mapping[int, RegistryItem],
+    *,
+    atomic: bool,
 ) -> None:
-    """Make services, those first that others among them depend on by name."""
-    waiting, names = dict(new), {index: frozenset(named(values)) for index, values in new.items()}
+    """Make services, or set the fields of those that are ``known``: first what others among them depend on by name."""
+    waiting, names = dict(several), {index: frozenset(named(values)) for index, values in several.items()}
     unknown, ids = frozenset().union(*names.values()), dict[str, UUID]()
     while waiting:
         # Asked once a round for all: each by itself would be a query for each that waits.
@@ -241,11 +255,14 @@ async def _make(
         if not ready:
             break
         waiting = {index: values for index, values in waiting.items() if index not in ready}
+        new = {index: values for index, values in ready.items() if index not in known}
         try:
-            made = await items.bulk_create(list(ready.values()), atomic=atomic)
+            made = await items.bulk_create(list(new.values()), atomic=atomic)
         except BulkRefused as all_refused:
             made = BulkResult([], list(all_refused.failures))
-        _tell_made(outcome, list(ready), made)
+        _tell_made(outcome, list(new), made)
+        for index in sorted(ready.keys() & known.keys()):
+            await _settle(outcome, index, items, known[index], ready[index])
     for index in waiting:
         missing = next(name for name in named(waiting[index]) if name not in ids)
         outcome.add(index, "failed", _told(no_such(SERVICE, missing, param="dependencies")))
@@ -267,7 +284,7 @@ def _tell_made(outcome: BulkOutcome, indexes: Sequence[int], result: BulkResult[
 def _undone(outcome: BulkOutcome) -> None:
     """Tell of all that were done as they are now: not kept."""
     results, outcome.results = outcome.results, []
-    for fate in ("created", "updated", "skipped", "deleted", "restored", "failed"):
+    for fate in get_args(Fate):
         setattr(outcome, fate, 0)
     for result in results:
         told: dict[str, Any] = {name: result[name] for name in ("ref", "error", "code", "param") if name in result}

@@ -11,10 +11,11 @@ from hx_gateway.access.errors import no_such
 from hx_gateway.access.idempotency import Repetition, fingerprint
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import RegistryItem
-from hx_gateway.registry.errors import HasDependents
+from hx_gateway.registry.errors import HasDependents, NotDeleted
 from hx_gateway.registry.item_repository import RegistryItemRepository, ServiceSearch
 from hx_gateway.registry.merge_patch import merged
 from hx_gateway.registry.references import SERVICE, found, last_deleted, perhaps, with_ids
+from hx_gateway.registry.rights import check_may_purge
 from hx_gateway.registry.transactions import Transactions
 
 OnConflict = Literal["error", "update", "restore"]
@@ -169,13 +170,31 @@ class Catalog:
             item = await found(items, ref)
             # Locked before its dependents are looked at: none comes to it then.
             await items.lock()
-            needed_by = await items.get_dependents(item.id)
-            if needed_by and dependents == "restrict":
-                raise HasDependents(item.name, [other.name for other in needed_by])
-            if dependents == "detach":
-                for other in needed_by:
-                    await items.remove_dependency(other.id, item.id)
+            await self._settle_dependents(items, item, dependents)
             return (await items.delete(item.id, expected_version=expected_version)).to_dict()
+
+    async def purge(
+        self,
+        actor: Actor,
+        ref: str,
+        *,
+        tenant_id: str | None = None,
+        expected_version: int | None = None,
+        dependents: Dependents = "restrict",
+    ) -> dict[str, Any]:
+        """Remove a deleted service for good; return it as it was. Its history in the audit log stays.
+
+        Raises ``Forbidden`` for who is no admin, :class:`NotDeleted` for a living one. ``dependents`` is as in
+        :meth:`delete`; with ``force`` those depend on its name from then on, whoever gets it.
+        """
+        check_may_purge(actor.principal)
+        async with self._open(actor, tenant_id, "services.purge") as items:
+            await items.lock()
+            item = await found(items, ref, include_deleted=True)
+            if not item.is_deleted:
+                raise NotDeleted(item.name)
+            await self._settle_dependents(items, item, dependents)
+            return (await items.purge(item.id, expected_version=expected_version)).to_dict()
 
     async def restore(
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, new_name: str | None = None
@@ -231,6 +250,17 @@ class Catalog:
         if known.is_deleted:
             await items.restore(known.id)
         return (await items.update(known.id, fields)).to_dict(), False
+
+    @staticmethod
+    async def _settle_dependents(items: RegistryItemRepository, item: RegistryItem, dependents: Dependents) -> None:
+        """Do to those that depend on a service what is to become of them, or raise :class:`HasDependents`."""
+        needed_by = await items.get_dependents(item.id)
+        if needed_by and dependents == "restrict":
+            raise HasDependents(item.name, [other.name for other in needed_by])
+        if dependents == "detach":
+            for other in needed_by:
+                left = [end for end in other.dependencies if end != item.id]
+                await items.update(other.id, {"dependencies": left})
 
     async def _set(
         self, items: RegistryItemRepository, item: RegistryItem, changes: Values, expected_version: int | None

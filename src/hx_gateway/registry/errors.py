@@ -61,6 +61,19 @@ class NotProbing(NotImplementedHere):
         super().__init__("This gateway does not probe services (HX_REGISTRY_PROBING).")
 
 
+class NotDeleted(Conflict):
+    """A living service is to be removed for good."""
+
+    code = "not_deleted"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is not deleted: delete it first, without hard. A deleted one whose name another one has by now "
+            "is named by its id (include_deleted=only lists those).",
+            param="hard",
+        )
+
+
 class VersionConflict(HXError):
     """What is to be changed was changed since it was read."""
 
@@ -117,6 +130,7 @@ ITEM_RULES: Mapping[str, Rule] = {
     "registry_health_success_count_check": Rule("success_count", "must not be below 0"),
     "registry_health_failure_count_check": Rule("failure_count", "must not be below 0"),
     "registry_health_response_time_ms_check": Rule("response_time_ms", "must not be below 0"),
+    "registry_pending_dependencies_pkey": Rule("pending_dependencies", "must be each once", Conflict),
     "registry_dependencies_pkey": Rule("dependencies", "must be each once", Conflict),
     "registry_dependencies_not_itself": Rule("dependencies", "must not hold the service's own id"),
     "registry_dependencies_item_fkey": Rule("id", "there is no such service"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from hx_gateway.access.audit import MASK
 from hx_gateway.access.cursors import Position, decode_cursor, encode_cursor, mark_of
@@ -12,10 +13,11 @@ from hx_gateway.access.errors import InvalidField
 from hx_gateway.access.resources import MAX_PAGE, Actor
 from hx_gateway.db.models.audit import AuditEntry
 from hx_gateway.db.models.registry_items import RegistryItem
+from hx_gateway.db.models.validation import identifier
 from hx_gateway.errors import NotFound
 from hx_gateway.registry.history_repository import HistoryRepository
 from hx_gateway.registry.references import found
-from hx_gateway.registry.transactions import Transactions
+from hx_gateway.registry.transactions import Transaction, Transactions
 
 _MISSING = object()
 
@@ -49,7 +51,7 @@ class History:
         async with self._transactions.open(actor, tenant_id, "history.entries") as transaction:
             wanted = dict(filters)
             if ref is not None:
-                wanted["object_id"] = str((await found(transaction.items, ref, include_deleted=True)).id)
+                wanted["object_id"] = await _object_id(transaction, ref)
             read = await transaction.history.newest_first(
                 wanted,
                 since=since,
@@ -113,6 +115,17 @@ def differences(before: object, after: object, path: str = "") -> Iterator[dict[
             yield from differences(before.get(name), after.get(name), f"{path}.{name}" if path else name)
     elif before != after:
         yield {"path": path, "old": before, "new": after}
+
+
+async def _object_id(transaction: Transaction, ref: str) -> str:
+    """Return the id of a service, also of one that is gone for good where it is named by that."""
+    try:
+        return str((await found(transaction.items, ref, include_deleted=True)).id)
+    except NotFound:
+        item_id = identifier(ref)
+        if not isinstance(item_id, UUID) or not await transaction.history.was_purged(str(item_id)):
+            raise
+        return str(item_id)
 
 
 async def _as_it_was(history: HistoryRepository, item: RegistryItem, version: int) -> dict[str, Any]:

@@ -48,9 +48,14 @@ class HistoryRepository:
         return (await self._session.scalars(query.order_by(AuditEntry.id.desc()).limit(limit))).all()
 
     async def of_service(self, service_id: str) -> Sequence[AuditEntry]:
-        """Return all entries of one service, the first one first: its n-th entry made its version n."""
-        query = self._entries().where(AuditEntry.object_id == service_id)
+        """Return all changes of one service, the first one first: the n-th made its version n."""
+        query = self._entries().where(AuditEntry.object_id == service_id, AuditEntry.action != "noticed")
         return (await self._session.scalars(query.order_by(AuditEntry.id))).all()
+
+    async def was_purged(self, service_id: str) -> bool:
+        """Return whether there was a service of that id that is gone for good."""
+        query = self._entries().where(AuditEntry.object_id == service_id, AuditEntry.action == "purged")
+        return await self._session.scalar(query.limit(1)) is not None
 
     def _entries(self) -> Any:
         return select(AuditEntry).where(AuditEntry.tenant_id == self._tenant_id, AuditEntry.object_kind == KIND)

@@ -24,7 +24,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     literal_column,
     not_,
     or_,
@@ -39,6 +38,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS
+from hx_gateway.db.models.health_history import HealthBucket
 from hx_gateway.db.models.registry_index import ItemCount, ItemTag
 from hx_gateway.db.models.registry_items import (
     HEALTH_COLUMNS,
@@ -53,13 +53,15 @@ from hx_gateway.db.models.registry_items import (
     unchanged_by,
 )
 from hx_gateway.db.models.validation import unstorable
-from hx_gateway.registry.audit_trail import AuditTrail, Recorded
-from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
+from hx_gateway.registry.audit_trail import Action, AuditTrail, Recorded
+from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, NotDeleted, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
 from hx_gateway.registry.intervals import first_wait
+from hx_gateway.registry.item_edges import ItemEdges
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
 from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
-from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Order, Page, Values
+from hx_gateway.registry.pending_repository import PendingRepository
+from hx_gateway.registry.repository import MAX_BULK, BaseRepository, BulkResult, Order, Page, Values, check_version
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.registry.statistics import ServiceStatistics, added_up
 
@@ -91,6 +93,8 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         super().__init__(session, trail)
         self._ids = ItemSearch(session, trail.tenant_id)
         self._graph = ItemGraph(session, trail.tenant_id)
+        self._edges = ItemEdges(session, trail.tenant_id)
+        self._pending = PendingRepository(session, trail.tenant_id)
 
     async def get_by_name(self, name: str, *, include_deleted: bool = False) -> RegistryItem | None:
         """Return the service of that name; with ``include_deleted`` the oldest that has or had it."""
@@ -202,6 +206,24 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         """Let a service no longer depend on another one. Raises ``NotFound``."""
         return await self._change_dependency(item_id, depends_on_id, RegistryItem.remove_dependency)
 
+    async def purge(self, item_id: UUID, *, expected_version: int | None = None) -> RegistryItem:
+        """Remove a deleted service for good, with all but what the audit log has of it; return it as it was.
+
+        Living services that depend on it depend on its name from then on, whoever gets it. Raises ``NotFound``,
+        :class:`NotDeleted`, :class:`VersionConflict`.
+        """
+        async with self._write():
+            await self._trail.lock()
+            return (await self._purge([item_id], expected_version))[0]
+
+    async def bulk_purge(self, item_ids: Sequence[UUID]) -> BulkResult[RegistryItem]:
+        """Remove at most ``MAX_BULK`` deleted services for good; otherwise as :meth:`bulk_delete`."""
+
+        async def attempt(indexes: Sequence[int]) -> list[RegistryItem]:
+            return await self._purge([item_ids[index] for index in indexes])
+
+        return await self._in_bulk(len(item_ids), attempt, {}, atomic=False)
+
     async def update_health_status(
         self,
         item_id: UUID,
@@ -239,9 +261,11 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         found = await self._lock_sights(item_ids)
         changed = update(ItemHealth).where(ItemHealth.tenant_id == self._trail.tenant_id, ItemHealth.item_id.in_(found))
         await self._session.execute(
-            changed.values(last_seen=func.greatest(ItemHealth.last_seen, seen)).execution_options(
-                synchronize_session=False
-            )
+            changed.values(
+                last_seen=func.greatest(ItemHealth.last_seen, seen),
+                # Whoever probes next tells that it was seen again.
+                next_check_at=case((ItemHealth.stale, seen), else_=ItemHealth.next_check_at),
+            ).execution_options(synchronize_session=False)
         )
         return set(found)
 
@@ -392,9 +416,87 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     async def _flush(self, items: Sequence[RegistryItem]) -> None:
         await super()._flush(items)
-        await self._store_edges(items)
+        await self._edges.store(items)
+
+    async def _finish(self, action: Action, changed: Sequence[tuple[RegistryItem, Values | None]]) -> None:
+        await self._finish_each(action, changed)
+        if action == "deleted":
+            return
+        named = [item.id for item, before in changed if _has_a_new_name(action, item, before)]
+        waiting = [item.id for item, _ in changed if item.pending_dependencies]
+        await self._meet(named, waiting)
 
     # How
+
+    async def _finish_each(self, action: Action, changed: Sequence[tuple[RegistryItem, Values | None]]) -> None:
+        await super()._finish(action, changed)
+        for item, before in changed:
+            known = [] if before is None else before["pending_dependencies"]
+            await self._pending.store(item.id, known, item.pending_dependencies)
+
+    async def _meet(self, named: Collection[UUID], waiting: Collection[UUID]) -> None:
+        """Let services depend on what they wait for where that is there. What would close a cycle goes on waiting."""
+        met = await self._pending.met(named, waiting)
+        if not met:
+            return
+        below = await self._edges.below({one.depends_on_id for one in met})
+        ends: dict[UUID, dict[str, UUID]] = {}
+        for item_id, name, end in met:
+            if path_between(below, end, item_id) is None:
+                below.setdefault(item_id, []).append(end)
+                ends.setdefault(item_id, {})[name] = end
+        items = await self._unlocked(RegistryItem.id.in_(ends))
+        before = [self._recorded(item) for item in items]
+        for item in items:
+            found = ends[item.id]
+            item.dependencies = sorted({*item.dependencies, *found.values()})
+            item.pending_dependencies = [name for name in item.pending_dependencies if name not in found]
+        await self._finish_each("updated", list(zip(items, before, strict=True)))
+
+    async def _unlocked(self, condition: ColumnElement[bool]) -> Sequence[RegistryItem]:
+        """Return living services to change beside others, under the tenant's lock alone, which is enough for that.
+
+        Counters are not touched: whoever waited for those as well, with others' locked, could wait for a prober that
+        waits for him.
+        """
+        query = self._query(include_deleted=False).where(condition).order_by(RegistryItem.id)
+        return (await self._session.scalars(query)).all()
+
+    async def _purge(self, item_ids: Sequence[UUID], expected_version: int | None = None) -> list[RegistryItem]:
+        items = await self._locked(item_ids, include_deleted=True)
+        for item in items:
+            check_version(item, expected_version)
+            if not item.is_deleted:
+                raise NotDeleted(item.name)
+        await self._let_wait_for(items)
+        gone = [Recorded("purged", str(item.id), self._recorded(item), None) for item in items]
+        await self._trail.record(self.kind, gone)
+        for item in items:
+            self._session.expunge(item)
+        # With the item goes what refers to it. A prober at work on it ends before that: what it remembers is there.
+        for model, id_of in ((RegistryItem, RegistryItem.id), (HealthBucket, HealthBucket.item_id)):
+            own = and_(model.tenant_id == self._trail.tenant_id, id_of.in_(item_ids))
+            await self._session.execute(delete(model).where(own).execution_options(synchronize_session=False))
+        return items
+
+    async def _let_wait_for(self, items: Sequence[RegistryItem]) -> None:
+        """Let living services that depend on some depend on their names instead."""
+        names = {item.id: item.name for item in items}
+        near = select(DependencyEdge.item_id).where(
+            DependencyEdge.tenant_id == self._trail.tenant_id, DependencyEdge.depends_on_id.in_(names)
+        )
+        dependents = await self._unlocked(RegistryItem.id.in_(near))
+        before = [self._recorded(item) for item in dependents]
+        for item in dependents:
+            gone = [names[end].lower() for end in item.dependencies if end in names]
+            item.dependencies = [end for end in item.dependencies if end not in names]
+            known = {name.lower(): name for name in item.pending_dependencies}
+            more = {name.lower(): name for name in names.values() if name.lower() in gone}
+            # One of the same name would wait for itself.
+            item.pending_dependencies = sorted(
+                name for key, name in {**more, **known}.items() if key != item.name.lower()
+            )
+        await self._finish("updated", list(zip(dependents, before, strict=True)))
 
     async def _count_only(self, item_id: UUID, status: ServiceStatus, noted: Values) -> RegistryItem | None:
         """Note what does not change the service's status; ``None``, and nothing done, where it would."""
@@ -465,62 +567,14 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         told = [{"dependency_kinds": {str(depends_on_id): one.value}} for one in (before, kind)]
         await self._trail.record(self.kind, [Recorded("updated", str(item.id), *told)])
 
-    async def _store_edges(self, items: Sequence[RegistryItem]) -> None:
-        """Bring edges to what the items' ``dependencies`` say. Whoever adds one holds the tenant's lock."""
-        tenant_id = self._trail.tenant_id
-        own = and_(DependencyEdge.tenant_id == tenant_id, DependencyEdge.item_id.in_([item.id for item in items]))
-        stored = {(row.item_id, row.depends_on_id) for row in await self._session.execute(_edges().where(own))}
-        wanted = {(item.id, end) for item in items for end in item.dependencies}
-        for item_id, end in stored - wanted:
-            gone = and_(DependencyEdge.item_id == item_id, DependencyEdge.depends_on_id == end)
-            await self._session.execute(delete(DependencyEdge).where(DependencyEdge.tenant_id == tenant_id, gone))
-        added = sorted(wanted - stored)
-        if not added:
-            return
-        await self._check_ends({end for _, end in added})
-        rows = [{"tenant_id": tenant_id, "item_id": item_id, "depends_on_id": end} for item_id, end in added]
-        await self._session.execute(insert(DependencyEdge), rows)
-        await self._check_cycles(added)
-
-    async def _check_ends(self, ends: set[UUID]) -> None:
-        living = set((await self._session.scalars(self._rows(RegistryItem.id).where(RegistryItem.id.in_(ends)))).all())
-        missing = sorted(ends - living)
-        if missing:
-            raise no_such(self.kind, str(missing[0]), param="dependencies")
-
-    async def _check_cycles(self, added: Sequence[tuple[UUID, UUID]]) -> None:
-        """Raise :class:`DependencyCycle` if a path leads back from one of the new edges, which are written already."""
-        tenant_id = self._trail.tenant_id
-        # A cycle comes back to where the edge begins: to a service that others depend on, which a new one is not.
-        needed = select(DependencyEdge.depends_on_id).where(
-            DependencyEdge.tenant_id == tenant_id, DependencyEdge.depends_on_id.in_({item_id for item_id, _ in added})
-        )
-        depended_on = set((await self._session.scalars(needed.distinct())).all())
-        added = [edge for edge in added if edge[0] in depended_on]
-        if not added:
-            return
-        starts = {end for _, end in added}
-        reached = _edges().where(DependencyEdge.tenant_id == tenant_id, DependencyEdge.item_id.in_(starts))
-        line = reached.cte("line", recursive=True)
-        further = and_(DependencyEdge.tenant_id == tenant_id, DependencyEdge.item_id == line.c.depends_on_id)
-        found: dict[UUID, list[UUID]] = {}
-        for item_id, end in await self._session.execute(select(line.union(_edges().join(line, further)))):
-            found.setdefault(item_id, []).append(end)
-        for item_id, end in added:
-            path = path_between(found, end, item_id)
-            if path is not None:
-                raise DependencyCycle(await self._names([item_id, *path]))
-
-    async def _names(self, item_ids: Sequence[UUID]) -> list[str]:
-        query = self._rows(RegistryItem.id, RegistryItem.name, include_deleted=True)
-        rows = await self._session.execute(query.where(RegistryItem.id.in_(item_ids)))
-        names = {row.id: row.name for row in rows}
-        return [names[item_id] for item_id in item_ids]
-
 
 def words_of(text: str) -> list[str]:
     """Return the words that a service is searched by: from 1 to :data:`MAX_WORDS` there may be."""
     return _WORD.findall(text)
+
+
+def _has_a_new_name(action: Action, item: RegistryItem, before: Values | None) -> bool:
+    return before is None or action == "restored" or before["name"] != item.name
 
 
 def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> ColumnElement[bool]:
@@ -529,10 +583,6 @@ def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> Colum
     wanted, column = sorted(tags), RegistryItem.__table__.c.tags
     tagged: ColumnElement[bool] = column.contains(wanted) if match == "all" else column.overlap(wanted)
     return not_(tagged) if match == "none" else tagged
-
-
-def _edges() -> Select[UUID, UUID]:
-    return select(DependencyEdge.item_id, DependencyEdge.depends_on_id)
 
 
 def _sum(column: Any) -> ColumnElement[int]:

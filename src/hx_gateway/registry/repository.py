@@ -384,7 +384,7 @@ class BaseRepository(Generic[ModelT]):
         items = await self._locked([item_id for item_id, _ in several])
         before = [self._recorded(item) for item in items]
         for item, (_, changes) in zip(items, several, strict=True):
-            _check_version(item, expected_version)
+            check_version(item, expected_version)
             item.update_fields(**changes)
             item.validate_model()
         await self._finish("updated", list(zip(items, before, strict=True)))
@@ -394,7 +394,7 @@ class BaseRepository(Generic[ModelT]):
         items = await self._locked(item_ids)
         before = [self._recorded(item) for item in items]
         for item in items:
-            _check_version(item, expected_version)
+            check_version(item, expected_version)
             item.soft_delete(self._trail.author.name, now=self._trail.now)
         await self._finish("deleted", list(zip(items, before, strict=True)))
         return items
@@ -487,7 +487,8 @@ class BaseRepository(Generic[ModelT]):
             raise rule.broken() from error
 
 
-def _check_version(item: TenantModel, expected: int | None) -> None:
+def check_version(item: TenantModel, expected: int | None) -> None:
+    """Raise :class:`VersionConflict` where an object has not the version that is expected of it."""
     if expected is not None and item.row_version != expected:
         raise VersionConflict(expected, item.row_version)
 

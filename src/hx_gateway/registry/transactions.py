@@ -81,6 +81,9 @@ class Transactions:
             tenant = tenant_of(actor, tenant_id)
             author = Author(key=str(principal.key_id), user=principal.user_id, request_id=actor.request_id)
             async with self.of(tenant, author) as transaction:
+                # Whoever asks knows its own tenant; only an admin of the platform may be wrong about one.
+                if tenant != str(principal.tenant_id) and not await transaction.answers.has_tenant(tenant):
+                    raise no_such("tenant", tenant, param="tenant_id")
                 yield transaction
             error = None
         except Undo:

@@ -20,6 +20,7 @@ from hx_gateway.db.models import (
     registry_checks,
     registry_index,
     registry_items,
+    registry_pending,
     registry_sync,
     registry_tools,
     registry_versions,
@@ -41,14 +42,15 @@ MODULES = (
     registry_items,
     registry_sync,
     registry_tools,
+    registry_pending,
     registry_versions,
     teams,
     tenants,
     users,
 )
 DIRECTORY = {"api_keys", "audit_log", "budgets", "idempotency_keys", "memberships", "teams", "tenants", "users"}
-SERVICES = {"registry_items", "registry_dependencies", "registry_versions"}
-HEALTH = {"registry_health", "registry_health_history", "registry_checks"}
+SERVICES = {"registry_items", "registry_dependencies", "registry_pending_dependencies", "registry_versions"}
+HEALTH = {"registry_health", "registry_health_history", "registry_checks", "registry_self_preservation"}
 SYNC = {"registry_syncs", "registry_synced"}
 TOOLS = {"registry_tools", "registry_tool_lists", "registry_tool_words"}
 INDEX = {"registry_words", "registry_tags", "registry_counts"}
@@ -77,7 +79,7 @@ async def differences(url: str, metadata: MetaData) -> list[Any]:
 
 def test_every_table_of_the_directory_and_the_registry_has_a_model() -> None:
     assert {table.name for table in Base.metadata.tables.values()} == TABLES
-    assert len(MODULES) == 11
+    assert len(MODULES) == 14
 
 
 async def test_models_and_migrations_say_the_same(migrated: str) -> None:

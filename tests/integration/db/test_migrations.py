@@ -128,7 +128,8 @@ LEDGER = (
 REGISTRY = (
     "registry_items registry_health registry_dependencies registry_words registry_tags registry_counts "
     "registry_versions registry_health_history registry_checks registry_syncs registry_synced registry_tools "
-    "registry_tool_lists registry_tool_words"
+    "registry_tool_lists registry_tool_words "
+    "registry_pending_dependencies registry_self_preservation"
 )
 REVISIONS = sorted(path.name[:4] for path in Path(versions.__file__).parent.glob("[0-9]*.py"))
 TABLES = {

@@ -110,6 +110,8 @@ ROWS = {
         "(tenant_id, url, name, item_id, managed) "
         "VALUES ($1, 'https://registry.example.com', 'a/b', md5($1)::uuid, '{}')"
     ),
+    "registry_pending_dependencies": "(item_id, tenant_id, name) VALUES (md5($1)::uuid, $1, 'to come')",
+    "registry_self_preservation": "(tenant_id, gateway, until) VALUES ($1, md5($1)::uuid, now())",
     "registry_versions": (
         "(item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at) "
         "VALUES (md5($1)::uuid, $1, 'a/b', '1.0.0', '{}', now(), now(), now())"

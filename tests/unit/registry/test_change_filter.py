@@ -13,7 +13,14 @@ def test_a_change_is_called_after_what_changed() -> None:
     assert type_of("updated", frozenset({"status"})) is ChangeType.STATUS_CHANGED
     assert type_of("updated", frozenset({"dependencies"})) is ChangeType.DEPENDENCY_CHANGED
     assert type_of("updated", frozenset({"tools"})) is ChangeType.TOOLS_CHANGED
+    assert type_of("updated", frozenset({"pending_dependencies"})) is ChangeType.DEPENDENCY_CHANGED
+    assert type_of("updated", frozenset({"dependencies", "pending_dependencies"})) is ChangeType.DEPENDENCY_CHANGED
     assert type_of("updated", frozenset({"status", "version"})) is ChangeType.UPDATED
+    assert type_of("updated", frozenset({"dependencies", "version"})) is ChangeType.UPDATED
+    assert type_of("purged", frozenset({"name"})) is ChangeType.PURGED
+    assert type_of("noticed", frozenset({"flapping"})) is ChangeType.FLAPPING
+    assert type_of("noticed", frozenset({"stale"})) is ChangeType.STALE
+    assert type_of("noticed", frozenset({"self_preservation"})) is ChangeType.SELF_PRESERVATION
 
 
 def test_nothing_asked_for_passes_all() -> None:
@@ -45,6 +52,16 @@ def test_of_required_services_only() -> None:
     assert required.passes(change(1, is_required=True))
     assert not required.passes(change(1))
     assert required.passes(change(1, before={"is_required": True}, after={"is_required": False}))
+
+
+def test_what_is_about_no_service_passes_no_filter_by_services() -> None:
+    general = change(1, type=ChangeType.SELF_PRESERVATION, service_id=None, name=None, before={}, after={})
+    assert ChangeFilter(types=frozenset({ChangeType.SELF_PRESERVATION})).passes(general)
+    assert not ChangeFilter(names=frozenset({"weather"})).passes(general)
+    assert not ChangeFilter(tags=frozenset({"a"})).passes(general)
+    assert not ChangeFilter(required_only=True).passes(general)
+    assert "subject" not in general.event()
+    assert general.event()["data"]["service_id"] is None
 
 
 def test_an_event_is_a_cloud_event() -> None:

@@ -45,6 +45,7 @@ def test_defaults_are_those_that_were_agreed() -> None:
         "auto_start": False,
         "dependencies": [],
         "dependents": [],
+        "pending_dependencies": [],
         "source": None,
         "registry_url": None,
         "last_seen": None,

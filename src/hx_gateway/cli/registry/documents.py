@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 
 from hx_gateway.db.models.registry_items import ServiceStatus
 from hx_gateway.http.bodies import MAX_BODY_BYTES
-from hx_gateway.registry.api.schemas import Service, ServiceCreate
+from hx_gateway.registry.api.schemas import SERVER_OWNED, ServiceCreate
 from hx_gateway.registry.repository import MAX_BULK
 
 FIELDS = tuple(ServiceCreate.model_fields)
-# What a gateway shows of a service, and only it may set.
-SHOWN_ONLY = frozenset({*Service.model_fields, "expanded"}) - frozenset(FIELDS)
 DECIDED = frozenset({ServiceStatus.MAINTENANCE, ServiceStatus.DISABLED})
 # What is sent around the services of a batch.
 ENVELOPE_BYTES = 1024
@@ -117,7 +115,7 @@ def without_ends(entry: Entry, names: frozenset[str]) -> Mapping[str, Any]:
 
 
 def _settable(item: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    body = {name: value for name, value in item.items() if name not in SHOWN_ONLY}
+    body = {name: value for name, value in item.items() if name not in SERVER_OWNED}
     if "id" in item and item.get("status") not in DECIDED:
         body.pop("status", None)
     ends = body.get("dependencies")

@@ -19,7 +19,7 @@ from hx_gateway.registry.api.schemas import ServicePatch
 FIELDS = tuple(ServicePatch.model_fields)
 NUMBERS = frozenset({"port"})
 FLAGS = frozenset({"is_required", "is_enabled", "auto_start"})
-LISTS = frozenset({"tags", "dependencies"})
+LISTS = frozenset({"tags", "dependencies", "pending_dependencies"})
 OBJECTS = frozenset({"service_metadata", "config"})
 _BOTH_ENDS = {"expand": "dependencies,dependents"}
 
@@ -101,6 +101,9 @@ def add(
     depends_on: Annotated[
         list[str] | None, typer.Option("--depends-on", help="A service that it depends on: name or id; repeatable.")
     ] = None,
+    pending: Annotated[
+        list[str] | None, typer.Option("--pending", help="A name that it depends on once a service has it; repeatable.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Where the entry comes from.")] = None,
     registry_url: Annotated[str | None, typer.Option(help="The registry that it comes from.")] = None,
     on_conflict: options.OnConflictOption = None,
@@ -128,6 +131,7 @@ def add(
         "is_required": required or None,
         "auto_start": auto_start or None,
         "dependencies": depends_on or None,
+        "pending_dependencies": pending or None,
         "source": source,
         "registry_url": registry_url,
     }
@@ -157,13 +161,19 @@ def set_fields(
 def delete(
     ref: options.RefArgument,
     dependents: options.DependentsOption = None,
+    hard: Annotated[
+        bool,
+        typer.Option("--hard", help="Remove for good one that was deleted: only for admins, and for ever."),
+    ] = False,
     tenant: options.TenantOption = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
 ) -> None:
     """Delete a service. ``restore`` undoes it."""
-    deleted = Registry(url, key, tenant).ask("DELETE", where(ref), {"dependents": dependents})
-    say(deleted, f"deleted; 'hx-gateway registry restore {deleted['id']}' undoes it")
+    how = {"dependents": dependents, "hard": "true" if hard else None}
+    deleted = Registry(url, key, tenant).ask("DELETE", where(ref), how)
+    undone = f"deleted; 'hx-gateway registry restore {deleted['id']}' undoes it"
+    say(deleted, "removed for good" if hard else undone)
 
 
 def restore(

@@ -24,12 +24,16 @@ _TYPE_STYLES = {
     "service.created": "green",
     "service.deleted": "red",
     "service.restored": "green",
+    "service.purged": "red",
     "service.status_changed": "yellow",
     "service.dependency_changed": "cyan",
     TOOLS_CHANGED: "cyan",
+    "service.flapping": "yellow",
+    "service.stale": "yellow",
+    "registry.self_preservation": "bold red",
     RESET: "bold red",
 }
-_WHOLE = frozenset({"service.created", "service.deleted", "service.restored"})
+_WHOLE = frozenset({"service.created", "service.deleted", "service.restored", "service.purged"})
 # What a value may take of a line.
 _VALUE_CHARS = 40
 
@@ -38,7 +42,9 @@ def watch(
     types: Annotated[
         list[str] | None,
         typer.Option(
-            "--types", help="created, updated, deleted, restored, status_changed, dependency_changed, tools_changed."
+            "--types",
+            help="created, updated, deleted, restored, purged, status_changed, dependency_changed, tools_changed, "
+            "flapping, stale, registry.self_preservation.",
         ),
     ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tags", help="Of services that have one of these tags.")] = None,
@@ -95,7 +101,7 @@ def line_of(event: Mapping[str, Any]) -> Text:
     parts = [
         Text(when, "dim"),
         Text(kind.removeprefix(_OF_SERVICES), style),
-        Text(plain(data["name"]), "bold"),
+        Text(plain(data["name"] or ""), "bold"),
         Text(", ").join(_differences(kind, data)),
         Text(f"by {plain(actor['user'] or actor['key'])}", "dim"),
     ]

@@ -1,4 +1,4 @@
-"""What probes found over time: a row for each service and five minutes."""
+"""What probes found over time: a row for each service and five minutes; and who takes it for a fault of its own."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ class HealthBucket(Base):
     response_ms_sum: Mapped[float] = mapped_column(Float(53))
     response_ms_max: Mapped[float] = mapped_column(Float(53))
     response_times: Mapped[list[float]] = mapped_column(ARRAY(REAL))
+
+
+class PreservingGateway(Base):
+    """That a gateway takes the failures of a tenant's services for its own: until it says that it does not, or then."""
+
+    __tablename__ = "registry_self_preservation"
+    __table_args__ = {"schema": REGISTRY_SCHEMA}  # noqa: RUF012 - SQLAlchemy's own
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    gateway: Mapped[UUID] = mapped_column(primary_key=True)
+    until: Mapped[datetime]

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Index,
     SmallInteger,
     String,
+    Text,
     UniqueConstraint,
     Uuid,
     func,
@@ -36,6 +37,7 @@ from sqlalchemy.orm import Mapped, column_property, declared_attr, mapped_column
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS, FieldChange, TenantModel
 from hx_gateway.db.models.health_config import health_config, health_problems
+from hx_gateway.db.models.registry_pending import PendingDependency, are_names, names_in_order
 from hx_gateway.db.models.tenants import Tenant
 from hx_gateway.db.models.validation import (
     InvalidModel,
@@ -150,7 +152,7 @@ class ItemHealth(Base):
     ``response_time_ms`` is of the last check that measured it. ``status`` is what counts; ``observed`` is what probes
     found, which goes on being kept while somebody's decision counts. ``next_check_at`` is ``None`` for what is not
     probed; ``lease_until`` says who probes now, by a time that nobody else has. ``maintenance_until`` is when
-    ``MAINTENANCE`` ends by itself.
+    ``MAINTENANCE`` ends by itself. ``stale``: it was told that the item is not seen any more.
 
     ``probed_at`` is when a probe of it last ended, whatever it found. ``ttl_until`` is when a heartbeat is due at the
     latest; ``by_beats`` says that nothing but those tells how it is.
@@ -194,11 +196,12 @@ class ItemHealth(Base):
     probed_at: Mapped[datetime | None]
     ttl_until: Mapped[datetime | None]
     by_beats: Mapped[bool]
+    stale: Mapped[bool]
 
     def __init__(self, **values: Any) -> None:
         unknown = dict.fromkeys(("status", "observed"), ServiceStatus.UNKNOWN)
         none = dict.fromkeys(("success_count", "failure_count", "consecutive_failures", "consecutive_successes"), 0)
-        no = dict.fromkeys(("flapping", "auth_required", "by_beats"), False)
+        no = dict.fromkeys(("flapping", "auth_required", "by_beats", "stale"), False)
         super().__init__(**{**unknown, **none, **no, "transitions": [], **values})
 
     def check_at(self, when: datetime | None) -> None:
@@ -243,11 +246,11 @@ class DependencyEdge(Base):
     )
 
 
-_edge = DependencyEdge.__table__.c
+_edge, _pending = DependencyEdge.__table__.c, PendingDependency.__table__.c
 
 
 class _Ends:
-    """The ids at the other ends of an item's edges, in a stable order. The repository writes them, not the flush."""
+    """The ends of an item's edges, ids and names to come, in a stable order. The repository writes them, no flush."""
 
     @declared_attr
     def dependencies(cls) -> Mapped[list[UUID]]:  # noqa: N805 - SQLAlchemy gives the class
@@ -256,6 +259,14 @@ class _Ends:
     @declared_attr
     def dependents(cls) -> Mapped[list[UUID]]:  # noqa: N805
         return _ids(cls, near=_edge.depends_on_id, far=_edge.item_id)
+
+    @declared_attr
+    def pending_dependencies(cls) -> Mapped[list[str]]:  # noqa: N805
+        item: Any = cls
+        names = select(_pending.name).where(_pending.tenant_id == item.tenant_id, _pending.item_id == item.id)
+        found = names.order_by(_pending.name.collate("C")).correlate_except(PendingDependency)
+        array = func.array(found.scalar_subquery(), type_=ARRAY(Text))
+        return column_property(array, expire_on_flush=False)
 
 
 # The orders that lists come in, and what is in each of these indexes beside: what lists are filtered by.
@@ -287,7 +298,8 @@ def _ids(item: Any, *, near: Any, far: Any) -> Mapped[list[UUID]]:
 class RegistryItem(TenantModel, _Ends):
     """A service. Its name is taken once among the living of its tenant, whatever the case of its letters.
 
-    ``dependencies`` and ``dependents`` are ids, also of deleted items. ``health`` is loaded with it, always.
+    ``dependencies`` and ``dependents`` are ids, also of deleted items, ``pending_dependencies`` names that no living
+    item has. ``health`` is loaded with it, always.
     """
 
     __table_args__ = (
@@ -364,16 +376,18 @@ class RegistryItem(TenantModel, _Ends):
     def __init__(self, **values: Any) -> None:
         of_health = {name: coerced(HEALTH_COLUMNS[name], values.pop(name)) for name in HEALTH_FIELDS if name in values}
         dependencies, dependents = values.pop("dependencies", ()), values.pop("dependents", ())
+        pending = values.pop("pending_dependencies", ())
         super().__init__(**values)
         due = None if self.deleted_at else self.created_at
         self.health = ItemHealth(tenant_id=self.tenant_id, item_id=self.id, next_check_at=due, **of_health)
         self.health.by_beats = self._lives_by_beats()
         self.dependencies, self.dependents = _as_ids(dependencies), _as_ids(dependents)
+        self.pending_dependencies = names_in_order(pending)
 
     @classmethod
     def field_names(cls) -> frozenset[str]:
         """Return the names of all fields: those of the row, of its health and of its edges."""
-        return super().field_names() | {*HEALTH_FIELDS, "dependencies", "dependents"}
+        return super().field_names() | {*HEALTH_FIELDS, "dependencies", "dependents", "pending_dependencies"}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -388,6 +402,8 @@ class RegistryItem(TenantModel, _Ends):
             values["status"] = coerced(HEALTH_COLUMNS["status"], values["status"])
         if "dependencies" in values:
             values["dependencies"] = _as_ids(values["dependencies"])
+        if "pending_dependencies" in values:
+            values["pending_dependencies"] = names_in_order(values["pending_dependencies"])
         changed = super().update_fields(**values)
         if "status" in changed:
             self.health.maintenance_until = None
@@ -426,6 +442,11 @@ class RegistryItem(TenantModel, _Ends):
             yield Problem("dependencies", f"must be at most {MAX_DEPENDENCIES} ids of services, each once")
         elif self.id in self.dependencies:
             yield Problem("dependencies", "must not hold the service's own id")
+        elif not are_names(self.pending_dependencies, MAX_DEPENDENCIES - len(self.dependencies)):
+            told = f"must be names, each once, with the dependencies at most {MAX_DEPENDENCIES}"
+            yield Problem("pending_dependencies", told)
+        elif "name" not in wrong and self.name.lower() in map(str.lower, self.pending_dependencies):
+            yield Problem("pending_dependencies", "must not hold the service's own name")
 
     def to_dict(self, exclude: Collection[str] = ()) -> dict[str, Any]:
         """Return the whole item, as every model does, and ``health_score``."""
@@ -451,6 +472,9 @@ class RegistryItem(TenantModel, _Ends):
             self.success_count += 1
             self.last_seen = now
             self.health.failure_class = self.health.last_error = None
+            if self.health.stale and self.health.next_check_at is not None:
+                # Whoever probes next tells that it was seen again.
+                self.health.next_check_at = now
         elif status is ServiceStatus.UNHEALTHY:
             self.failure_count += 1
             if why != (None, None):

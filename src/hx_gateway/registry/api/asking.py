@@ -83,6 +83,10 @@ class Ask:
             return await load()
         return await self.registry.hot.read(tenant, repr(key), load)
 
+    async def newest(self, tenant_id: str | None) -> int:
+        """Return the number of the tenant's newest change, or of one before it: what comes after is not missed."""
+        return await self.registry.feed.head(tenant_of(self.actor, tenant_id))
+
     def noted(self, tenant_id: str | None) -> None:
         """Let nobody see here how services stood before."""
         self.registry.hot.forget(tenant_of(self.actor, tenant_id))

@@ -19,7 +19,7 @@ from hx_gateway.registry.api.standing import Where
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 Version = Annotated[int, Path(ge=1, le=1_000_000_000)]
-Action = Literal["created", "updated", "deleted", "restored"]
+Action = Literal["created", "updated", "deleted", "restored", "purged", "noticed"]
 
 
 class OneHistoryQuery(InTenant):

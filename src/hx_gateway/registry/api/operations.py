@@ -64,6 +64,12 @@ NOT_TOLD: dict[int | str, dict[str, Any]] = {
 }
 ETAG = {"etag": {"schema": {"type": "string"}, "description": 'The row\'s version, as in `W/"3"`.'}}
 LINK = {"link": {"schema": {"type": "string"}, "description": "The next page, where there is one."}}
+INDEX = {
+    "x-registry-index": {
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "What comes after this list: `GET /changes?since=` goes on from here.",
+    }
+}
 LOCATION = {"location": {"schema": {"type": "string"}, "description": "Where it is."}}
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `if-none-match` knows it."}}
 
@@ -71,3 +77,6 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as 
 def headers(status: int, *several: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     """Return what an operation says of the headers of its answer."""
     return {status: {"headers": {name: said for one in several for name, said in one.items()}}}
+
+
+A_LIST = headers(200, LINK, INDEX)

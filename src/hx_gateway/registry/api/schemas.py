@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from hx_gateway.db.models.base_model import NAME_CHARS
 from hx_gateway.db.models.registry_items import (
@@ -22,9 +32,10 @@ from hx_gateway.db.models.registry_items import (
     ServiceProtocol,
     ServiceStatus,
 )
+from hx_gateway.db.models.validation import InvalidModel, Problem
 from hx_gateway.http.strict_models import Strict, optional
 from hx_gateway.registry.api.parameters import Instant, ServiceFilters
-from hx_gateway.registry.bulk import Selection
+from hx_gateway.registry.bulk import Fate, Selection
 from hx_gateway.registry.probing import AdminState, Beat, Described, FailureClass, Level
 from hx_gateway.registry.probing.beats import DEFAULT_TTL, LONGEST_TTL, MAX_BEATS, SHORTEST_TTL
 from hx_gateway.registry.repository import MAX_BULK
@@ -65,6 +76,7 @@ SERVICE_EXAMPLE: dict[str, Any] = {
     "auto_start": False,
     "dependencies": [],
     "dependents": [],
+    "pending_dependencies": [],
     "source": None,
     "registry_url": None,
     "created_at": "2026-11-23T09:00:00Z",
@@ -114,14 +126,48 @@ class ServicePatch(Strict):
     dependencies: Annotated[list[Ref], Field(max_length=MAX_DEPENDENCIES)] = optional(
         description="Ids or names of the services that it depends on."
     )
+    pending_dependencies: Annotated[list[Name], Field(max_length=MAX_DEPENDENCIES)] = optional(
+        description="Names that it is to depend on once services have them."
+    )
     source: Text | None = optional()
     registry_url: Place | None = optional()
 
 
 class ServiceCreate(ServicePatch):
-    """A new service, or all of one that takes another's place: what is left out has its default."""
+    """A new service: what is left out has its default."""
 
     name: Name
+
+
+class _AsShown(ServicePatch):
+    """Fields as they are sent by who read a service: what only the gateway sets is among them, and left out."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].update(_owned_properties()))
+
+    _owned: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_out(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict):
+            return read(value)
+        body = read({name: member for name, member in value.items() if name not in SERVER_OWNED})
+        body._owned = tuple(sorted(value.keys() & SERVER_OWNED))  # noqa: SLF001 - of this class
+        return body
+
+    def settable(self, *, strict: bool) -> dict[str, Any]:
+        """Return the fields to set. Raises :class:`InvalidModel` with ``strict`` for others, and names each."""
+        if strict and self._owned:
+            raise InvalidModel(*(Problem(name, "is set by the gateway alone") for name in self._owned))
+        return self.given()
+
+
+class ServiceChange(_AsShown):
+    """What of a service is to be set. What is left out stays as it is; of the two objects, members are merged."""
+
+
+class ServiceReplacement(_AsShown, ServiceCreate):
+    """All of a service that takes another's place: what is left out has its default."""
 
 
 class Restoration(Strict):
@@ -168,12 +214,18 @@ class Selected(Strict):
 
 
 class BulkSelection(Strict):
-    """What is to be deleted or restored."""
+    """What is to be restored."""
 
     selector: Selected
     mode: Literal["atomic", "partial"] = "partial"
     dry_run: StrictBool = False
     max_affected: Annotated[StrictInt, Field(ge=1, le=MAX_BULK)] = MAX_BULK
+
+
+class BulkDeletion(BulkSelection):
+    """What is to be deleted. ``hard``: what was deleted already, for good; that is for admins."""
+
+    hard: StrictBool = False
 
 
 class BulkPatch(BulkSelection):
@@ -274,6 +326,7 @@ class ServiceHealth(BaseModel):
     admin_state: AdminState
     maintenance_until: datetime | None
     flapping: bool
+    stale: bool
     consecutive_failures: int
     consecutive_successes: int
     failure_class: FailureClass | None
@@ -324,6 +377,7 @@ class Service(BaseModel):
     auto_start: bool
     dependencies: list[str]
     dependents: list[str]
+    pending_dependencies: list[str]
     source: str | None
     registry_url: str | None
     created_at: datetime
@@ -342,6 +396,14 @@ class RegisteredService(Service):
     """A service that was just registered; with `probe=true` also how it is."""
 
     health: ServiceHealth | None = None
+
+
+# What a gateway shows of a service, and only it may set.
+SERVER_OWNED = frozenset({*Service.model_fields, "expanded"}) - frozenset(ServicePatch.model_fields)
+
+
+def _owned_properties() -> dict[str, Any]:
+    return {name: {"readOnly": True, "description": "The gateway sets it."} for name in sorted(SERVER_OWNED)}
 
 
 class ServiceList(BaseModel):
@@ -372,7 +434,7 @@ class BulkResult(BaseModel):
     """What became of one."""
 
     index: int
-    status: Literal["created", "updated", "skipped", "deleted", "restored", "failed"]
+    status: Fate
     ref: str | None = None
     item: Service | None = None
     error: str | None = None
@@ -389,6 +451,7 @@ class BulkAnswer(BaseModel):
     skipped: int
     deleted: int
     restored: int
+    purged: int
     failed: int
     results: list[BulkResult]
 

@@ -35,14 +35,16 @@ from hx_gateway.registry.api.schemas import (
     BODY_EXAMPLE,
     BulkAnswer,
     BulkCreate,
+    BulkDeletion,
     BulkPatch,
     BulkSelection,
     RegisteredService,
     Restoration,
     Service,
+    ServiceChange,
     ServiceCreate,
     ServiceList,
-    ServicePatch,
+    ServiceReplacement,
 )
 from hx_gateway.registry.bulk import BulkOptions
 from hx_gateway.registry.catalog import Dependents, OnConflict
@@ -70,7 +72,13 @@ class CreateQuery(InTenant):
     probe: bool = Field(False, description="Probe it at once, and show how it is.")
 
 
-class ReplaceQuery(InTenant):
+class ChangeQuery(InTenant):
+    """How a service is changed. ``strict`` refuses fields that only the gateway sets, which are left out without."""
+
+    strict: bool = False
+
+
+class ReplaceQuery(ChangeQuery):
     """How the fields of a service are set."""
 
     register_: bool = Field(
@@ -86,9 +94,10 @@ class ReadQuery(InTenant):
 
 
 class DeleteQuery(InTenant):
-    """What becomes of services that depend on one that is deleted."""
+    """What becomes of services that depend on one that is deleted. ``hard``: one that was deleted, for good."""
 
     dependents: Dependents = "restrict"
+    hard: bool = Field(False, description="Remove for good what was deleted: only for admins of the tenant.")
 
 
 class StaleQuery(Paging):
@@ -100,7 +109,7 @@ class StaleQuery(Paging):
 # Lists. Their paths come before those of one service: what they are named, no service is.
 
 
-@router.get("/services", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services", response_model=ServiceList, responses=operations.A_LIST)
 async def list_services(parameters: Annotated[ServiceQuery, Query()], ask: Asks, request: Request) -> Response:
     """List services."""
     search = parameters.search()
@@ -109,32 +118,32 @@ async def list_services(parameters: Annotated[ServiceQuery, Query()], ask: Asks,
     return await _page(ask, request, search, parameters)
 
 
-@router.get("/services/healthy", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services/healthy", response_model=ServiceList, responses=operations.A_LIST)
 async def list_healthy(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
     """List the healthy services that are enabled."""
     search = ServiceSearch(filters={"status": ServiceStatus.HEALTHY, "is_enabled": True})
     return await _page(ask, request, search, parameters)
 
 
-@router.get("/services/unhealthy", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services/unhealthy", response_model=ServiceList, responses=operations.A_LIST)
 async def list_unhealthy(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
     """List the unhealthy services."""
     return await _page(ask, request, ServiceSearch(filters={"status": ServiceStatus.UNHEALTHY}), parameters)
 
 
-@router.get("/services/required", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services/required", response_model=ServiceList, responses=operations.A_LIST)
 async def list_required(parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
     """List the required services."""
     return await _page(ask, request, ServiceSearch(filters={"is_required": True}), parameters)
 
 
-@router.get("/services/stale", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services/stale", response_model=ServiceList, responses=operations.A_LIST)
 async def list_stale(parameters: Annotated[StaleQuery, Query()], ask: Asks, request: Request) -> Response:
     """List services that were not seen for a while, or never."""
     return await _page(ask, request, ServiceSearch(stale_for=parameters.older_than), parameters)
 
 
-@router.get("/services/by-tag/{tag}", response_model=ServiceList, responses=operations.headers(200, operations.LINK))
+@router.get("/services/by-tag/{tag}", response_model=ServiceList, responses=operations.A_LIST)
 async def list_tagged(tag: str, parameters: Annotated[Paging, Query()], ask: Asks, request: Request) -> Response:
     """List the services that have a tag."""
     return await _page(ask, request, ServiceSearch(tags=frozenset({tag})), parameters)
@@ -158,9 +167,13 @@ async def update_many(body: BulkPatch, ask: Asks, where: Annotated[InTenant, Que
 
 
 @router.delete("/services/bulk", response_model=BulkAnswer)
-async def delete_many(body: BulkSelection, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
-    """Delete many services, so that they may be restored; what others depend on stays their dependency."""
-    return answer(await ask.registry.bulk.delete(ask.actor, body.selector.selection(), _options(body, where)))
+async def delete_many(body: BulkDeletion, ask: Asks, where: Annotated[InTenant, Query()]) -> Response:
+    """Delete many services, so that they may be restored; what others depend on stays their dependency.
+
+    With `hard`, remove for good what was deleted, which a filter needs `include_deleted` to find.
+    """
+    delete = ask.registry.bulk.purge if body.hard else ask.registry.bulk.delete
+    return answer(await delete(ask.actor, body.selector.selection(), _options(body, where)))
 
 
 @router.post("/services/bulk/restore", response_model=BulkAnswer)
@@ -244,36 +257,35 @@ async def get_service(ref: str, parameters: Annotated[ReadQuery, Query()], ask: 
 )
 async def replace_service(
     ref: str,
-    body: Annotated[ServiceCreate, Body(examples=[BODY_EXAMPLE])],
+    body: Annotated[ServiceReplacement, Body(examples=[BODY_EXAMPLE])],
     ask: NamingAsks,
     request: Request,
     how: Annotated[ReplaceQuery, Query()],
     if_match: IfMatch = None,
 ) -> Response:
     """Set all fields of a service: what is left out gets its default. Its status stays unless it is sent."""
+    fields = body.settable(strict=how.strict)
     if how.register_:
-        return await _registered(ref, body, ask, how, if_match)
+        return await _registered(ref, fields, ask, how, if_match)
     # Only those who register themselves do so by a name of theirs.
     ask = ask_of(request)
     version = ask.version(if_match)
-    item = await ask.registry.catalog.replace(
-        ask.actor, ref, body.given(), tenant_id=how.tenant_id, expected_version=version
-    )
+    item = await ask.registry.catalog.replace(ask.actor, ref, fields, tenant_id=how.tenant_id, expected_version=version)
     return shown(item)
 
 
 @router.patch("/services/{ref}", response_model=Service, responses=operations.headers(200, operations.ETAG))
 async def update_service(
     ref: str,
-    body: Annotated[ServicePatch, Body(examples=[_PATCH_EXAMPLE])],
+    body: Annotated[ServiceChange, Body(examples=[_PATCH_EXAMPLE])],
     ask: Asks,
-    where: Annotated[InTenant, Query()],
+    how: Annotated[ChangeQuery, Query()],
     if_match: IfMatch = None,
 ) -> Response:
     """Set the fields that are sent (RFC 7396): the two objects are merged, a member that is `null` is taken out."""
-    version = ask.version(if_match)
+    version, fields = ask.version(if_match), body.settable(strict=how.strict)
     item = await ask.registry.catalog.update(
-        ask.actor, ref, body.given(), tenant_id=where.tenant_id, expected_version=version, merge=True
+        ask.actor, ref, fields, tenant_id=how.tenant_id, expected_version=version, merge=True
     )
     return shown(item)
 
@@ -282,9 +294,13 @@ async def update_service(
 async def delete_service(
     ref: str, parameters: Annotated[DeleteQuery, Query()], ask: Asks, if_match: IfMatch = None
 ) -> Response:
-    """Delete a service so that it may be restored. One that others depend on needs a word about those."""
+    """Delete a service so that it may be restored. One that others depend on needs a word about those.
+
+    With `hard`, remove for good one that was deleted: no restoring then, only the audit log still has it.
+    """
     version = ask.version(if_match)
-    item = await ask.registry.catalog.delete(
+    delete = ask.registry.catalog.purge if parameters.hard else ask.registry.catalog.delete
+    item = await delete(
         ask.actor,
         ref,
         tenant_id=parameters.tenant_id,
@@ -303,13 +319,13 @@ async def restore_service(
     return shown(await ask.registry.catalog.restore(ask.actor, ref, tenant_id=where.tenant_id, new_name=new_name))
 
 
-async def _registered(name: str, body: ServiceCreate, ask: Ask, how: ReplaceQuery, if_match: str | None) -> Response:
+async def _registered(name: str, fields: dict[str, Any], ask: Ask, how: ReplaceQuery, if_match: str | None) -> Response:
     ask.check_registers(name)
-    if body.name != name:
+    if fields["name"] != name:
         raise InvalidField("name: must be the one in the path, where a service registers itself.", param="name")
     version = None if if_match is None else ask.version(if_match)
     item, new = await ask.registry.catalog.register(
-        ask.actor, body.given(), tenant_id=how.tenant_id, expected_version=version
+        ask.actor, fields, tenant_id=how.tenant_id, expected_version=version
     )
     return shown(item, status=201 if new else 200)
 
@@ -334,9 +350,13 @@ async def _page(ask: Ask, request: Request, search: ServiceSearch, paging: Pagin
         cursor = page.next_cursor or ""
         return cursor.encode() + b"\n" + encoded(shown_page)
 
+    # Before the list is read: what is changed meanwhile comes after it.
+    headers = {"x-registry-index": str(await ask.newest(paging.tenant_id))}
     key = ("services", search.key(), paging.sort, paging.limit, paging.cursor, paging.count, paging.fields)
     cursor, _, body = (await ask.kept(paging.tenant_id, key, load)).partition(b"\n")
-    return answer(body, headers={"link": _next(request, cursor.decode())} if cursor else {})
+    if cursor:
+        headers["link"] = _next(request, cursor.decode())
+    return answer(body, headers=headers)
 
 
 def _next(request: Request, cursor: str) -> str:

@@ -13,15 +13,22 @@ SPEC_VERSION = "1.0"
 
 
 class ChangeType(StrEnum):
-    """What happened to a service. ``RESET``: what a client knows is of another history; it lists anew."""
+    """What happened to a service, or to the registry of a tenant as a whole.
+
+    ``RESET``: what a client knows is of another history; it lists anew.
+    """
 
     CREATED = "service.created"
     UPDATED = "service.updated"
     DELETED = "service.deleted"
     RESTORED = "service.restored"
+    PURGED = "service.purged"
     STATUS_CHANGED = "service.status_changed"
     DEPENDENCY_CHANGED = "service.dependency_changed"
     TOOLS_CHANGED = "service.tools_changed"
+    FLAPPING = "service.flapping"
+    STALE = "service.stale"
+    SELF_PRESERVATION = "registry.self_preservation"
     RESET = "registry.reset"
 
 
@@ -29,19 +36,25 @@ _BY_ACTION = {
     "created": ChangeType.CREATED,
     "deleted": ChangeType.DELETED,
     "restored": ChangeType.RESTORED,
+    "purged": ChangeType.PURGED,
 }
 # A change of one of these alone has a type of its own.
 _BY_FIELD = {
     "status": ChangeType.STATUS_CHANGED,
-    "dependencies": ChangeType.DEPENDENCY_CHANGED,
     "tools": ChangeType.TOOLS_CHANGED,
+    "flapping": ChangeType.FLAPPING,
+    "stale": ChangeType.STALE,
+    "self_preservation": ChangeType.SELF_PRESERVATION,
 }
+_DEPENDENCIES = frozenset({"dependencies", "pending_dependencies"})
 
 
 def type_of(action: str, changed: frozenset[str]) -> ChangeType:
     """Return the type of an audited ``action`` that changed these fields."""
     if action in _BY_ACTION:
         return _BY_ACTION[action]
+    if changed and changed <= _DEPENDENCIES:
+        return ChangeType.DEPENDENCY_CHANGED
     return _BY_FIELD.get(next(iter(changed)), ChangeType.UPDATED) if len(changed) == 1 else ChangeType.UPDATED
 
 
@@ -50,14 +63,15 @@ class Change:
     """A committed change. ``seq`` grows with every change of a tenant, with gaps.
 
     ``before`` and ``after`` hold the fields that differ, all of them where the service was made or deleted; values
-    named like secrets are masked. ``tags`` and ``is_required`` are the service's as it is now.
+    named like secrets are masked. ``tags`` and ``is_required`` are the service's as it is now. What is about no service
+    has neither ``service_id`` nor ``name``.
     """
 
     seq: int
     type: ChangeType
     at: datetime
-    service_id: str
-    name: str
+    service_id: str | None
+    name: str | None
     actor_key: str
     actor_user: str | None
     request_id: str
@@ -79,7 +93,8 @@ class Change:
             "seq": self.seq,
             "type": self.type.value,
             "source": SOURCE,
-            "subject": self.name,
+            # An attribute that has no value is left out.
+            **({} if self.name is None else {"subject": self.name}),
             "time": self.at,
             "datacontenttype": "application/json",
             "data": {
@@ -108,7 +123,8 @@ class Change:
 class ChangeFilter:
     """Which changes are wanted: those that pass all that is given. Nothing given: all.
 
-    ``names`` without case. A change has a tag if its service has it, or had it before this change.
+    ``names`` without case. A change has a tag if its service has it, or had it before this change. What is about no
+    service has no name and no tag, and is not required.
     """
 
     types: frozenset[ChangeType] = frozenset()
@@ -120,7 +136,7 @@ class ChangeFilter:
         """Return whether the change is wanted."""
         if self.types and change.type not in self.types:
             return False
-        if self.names and not self.names & {name.lower() for name in _held(change, "name", change.name)}:
+        if self.names and not self.names & {name.lower() for name in _held(change, "name", change.name or "")}:
             return False
         if self.tags and not self.tags & {*change.tags, *_held_tags(change)}:
             return False

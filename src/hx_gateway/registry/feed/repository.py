@@ -20,6 +20,9 @@ from hx_gateway.registry.feed.changes import Change, type_of
 from hx_gateway.services.database import DatabaseManager
 
 KIND = snake_case(RegistryItem.__name__)
+# What is about the registry of a tenant as a whole; its entries name the tenant.
+REGISTRY_KIND = "registry"
+_KINDS = (KIND, REGISTRY_KIND)
 
 
 class _Known(NamedTuple):
@@ -41,7 +44,7 @@ class ChangeRepository:
         """Return up to ``limit`` changes that come after ``seq``, the first one first."""
         query = (
             select(AuditEntry)
-            .where(AuditEntry.tenant_id == tenant_id, AuditEntry.object_kind == KIND, AuditEntry.id > seq)
+            .where(AuditEntry.tenant_id == tenant_id, AuditEntry.object_kind.in_(_KINDS), AuditEntry.id > seq)
             .order_by(AuditEntry.id)
             .limit(limit)
         )
@@ -56,21 +59,21 @@ class ChangeRepository:
 
 
 async def changes_of(session: AsyncSession, tenant_id: str, entries: Sequence[AuditEntry]) -> list[Change]:
-    """Return entries of the log that are about services as changes."""
-    of_services = [entry for entry in entries if entry.object_kind == KIND]
-    known = await _known(session, tenant_id, {UUID(entry.object_id) for entry in of_services})
-    return [_change(entry, known.get(entry.object_id, _UNKNOWN)) for entry in of_services]
+    """Return entries of the log that are about the registry as changes."""
+    ids = {UUID(entry.object_id) for entry in entries if entry.object_kind == KIND}
+    known = await _known(session, tenant_id, ids)
+    return [_change(entry, known.get(entry.object_id, _UNKNOWN)) for entry in entries if entry.object_kind in _KINDS]
 
 
 def _change(entry: AuditEntry, known: _Known) -> Change:
-    before, after = entry.before, entry.after
+    before, after, of_service = entry.before, entry.after, entry.object_kind == KIND
     name = (after or {}).get("name") or known.name or (before or {}).get("name") or entry.object_id
     return Change(
         seq=entry.id,
         type=type_of(entry.action, frozenset({*(before or {}), *(after or {})})),
         at=entry.at,
-        service_id=entry.object_id,
-        name=name,
+        service_id=entry.object_id if of_service else None,
+        name=name if of_service else None,
         actor_key=entry.actor_key,
         actor_user=entry.actor_user,
         request_id=entry.request_id,
@@ -87,4 +90,21 @@ async def _known(session: AsyncSession, tenant_id: str, ids: Collection[UUID]) -
     columns = (RegistryItem.id, RegistryItem.name, RegistryItem.tags, RegistryItem.is_required)
     query = select(*columns).where(RegistryItem.tenant_id == tenant_id, RegistryItem.id.in_(ids))
     rows = await session.execute(query)
-    return {str(row.id): _Known(row.name, frozenset(row.tags), row.is_required) for row in rows}
+    known = {str(row.id): _Known(row.name, frozenset(row.tags), row.is_required) for row in rows}
+    return known | await _purged(session, tenant_id, {str(item_id) for item_id in ids} - known.keys())
+
+
+async def _purged(session: AsyncSession, tenant_id: str, ids: Collection[str]) -> dict[str, _Known]:
+    """Return what services were that are gone for good: the log has it from when they went."""
+    if not ids:
+        return {}
+    query = select(AuditEntry.object_id, AuditEntry.before).where(
+        AuditEntry.tenant_id == tenant_id,
+        AuditEntry.object_kind == KIND,
+        AuditEntry.object_id.in_(ids),
+        AuditEntry.action == "purged",
+    )
+    return {
+        row.object_id: _Known(row.before["name"], frozenset(row.before["tags"]), row.before["is_required"])
+        for row in await session.execute(query)
+    }

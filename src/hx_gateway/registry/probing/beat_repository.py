@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from hx_gateway.access.errors import InvalidField
 from hx_gateway.db.models.registry_items import RegistryItem
+from hx_gateway.registry.audit_trail import Recorded
 from hx_gateway.registry.probing.beats import MAX_BEATS, SAID_SO, Beat
 from hx_gateway.registry.probing.findings import Claim, Finding
 from hx_gateway.registry.probing.judgement import GRACE, judge, status_after
@@ -42,7 +43,7 @@ WITH f AS (
     UPDATE hx_registry.registry_health AS h
     SET last_seen = greatest(h.last_seen, :now),
         ttl_until = f.ttl_until,
-        next_check_at = CASE WHEN h.by_beats THEN least(h.next_check_at, f.ttl_until) ELSE h.next_check_at END,
+        next_check_at = CASE WHEN h.stale THEN :now WHEN h.by_beats THEN least(h.next_check_at, f.ttl_until) ELSE h.next_check_at END,
         lease_until = CASE WHEN h.by_beats THEN NULL ELSE h.lease_until END,
         success_count = h.success_count + CASE WHEN {_WELL} THEN 1 ELSE 0 END,
         failure_count = h.failure_count + CASE WHEN {_ILL} THEN 1 ELSE 0 END,
@@ -106,19 +107,22 @@ class BeatingItems(ProbedItems):
 
     async def _judge(self, beats: Mapping[UUID, Beat]) -> None:
         items = await self._locked([*beats])
-        before = [self._recorded(item) for item in items]
+        before, noticed = [self._recorded(item) for item in items], []
         for item in items:
-            _note(item, beats[item.id], self._trail.now)
+            noticed += _note(item, beats[item.id], self._trail.now)
         await self._finish("updated", list(zip(items, before, strict=True)))
+        await self._trail.record(self.kind, noticed)
 
 
-def _note(item: RegistryItem, beat: Beat, now: datetime) -> None:
+def _note(item: RegistryItem, beat: Beat, now: datetime) -> list[Recorded]:
+    noticed: list[Recorded] = []
     if item.health.by_beats:
-        note_finding(item, _finding(item, beat, now))
+        noticed = note_finding(item, _finding(item, beat, now))
     elif beat.status is not None:
         item.update_health_status(beat.status, response_time_ms=beat.response_time_ms, now=now)
     item.last_seen = now if item.last_seen is None else max(item.last_seen, now)
     item.health.ttl_until = now + beat.ttl
+    return noticed
 
 
 def _finding(item: RegistryItem, beat: Beat, now: datetime) -> Finding:
@@ -135,6 +139,7 @@ def _finding(item: RegistryItem, beat: Beat, now: datetime) -> Finding:
         by_beats=True,
         ttl_until=health.ttl_until,
         last_seen=health.last_seen,
+        stale=health.stale,
         standing=standing_of(health),
     )
     outcome = beat.outcome()
@@ -143,4 +148,6 @@ def _finding(item: RegistryItem, beat: Beat, now: datetime) -> Finding:
     status = status_after(item.status, claim.standing, judgement.standing, outcome, now=now)
     # As it was where that is sooner: a maintenance may end then.
     due = min(now + beat.ttl, health.next_check_at or now)
-    return Finding(claim=claim, outcome=outcome, judgement=judgement, at=now, next_check_at=due, status=status)
+    return Finding(
+        claim=claim, outcome=outcome, judgement=judgement, at=now, next_check_at=due, status=status, stale=False
+    )

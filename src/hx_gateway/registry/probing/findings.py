@@ -29,10 +29,11 @@ class Claim:
     registered_at: datetime
     status: ServiceStatus
     maintenance_until: datetime | None
+    last_seen: datetime | None
+    stale: bool
     standing: Standing
     by_beats: bool = False
     ttl_until: datetime | None = None
-    last_seen: datetime | None = None
     tools_asked_at: datetime | None = None
 
     @property
@@ -48,7 +49,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is to be written of a probe that ended ``at``. ``status`` is what counts, as far as the claim knows."""
+    """What is to be written of a probe that ended ``at``.
+
+    ``status`` is what counts, and ``stale`` whether it is not seen any more, as far as the claim knows.
+    """
 
     claim: Claim
     outcome: ProbeOutcome
@@ -56,6 +60,7 @@ class Finding:
     at: datetime
     next_check_at: datetime
     status: ServiceStatus
+    stale: bool
 
     @property
     def successes(self) -> int:
@@ -71,3 +76,9 @@ class Finding:
     def changes_status(self) -> bool:
         """Whether it is more than a row of counters."""
         return self.status is not self.claim.status
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is something in it that those are told who follow the registry."""
+        flaps = self.judgement.standing.flapping is not self.claim.standing.flapping
+        return self.changes_status or flaps or self.stale is not self.claim.stale

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -27,6 +28,7 @@ from hx_gateway.registry.probing.probes import LEAVE_SECONDS, Probes
 from hx_gateway.registry.probing.repository import ProbeRepository, by_tenant
 from hx_gateway.registry.probing.rules import jittered
 from hx_gateway.registry.probing.self_preservation import SelfPreservation
+from hx_gateway.registry.probing.sights import is_stale, unseen_from
 from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
@@ -47,7 +49,11 @@ GATHER_SECONDS = 0.2
 # A service whose host is busy with others is looked at again so much later.
 PUT_OFF = timedelta(seconds=1)
 PRUNE_SECONDS = 3600.0
+# Looked at just after the moment, it is past.
+UNSEEN_LATE = timedelta(seconds=1)
 LAST_WRITE_SECONDS = 2.0
+# A gateway that is told to take failures for its own says that it does not any more, unless it dies before.
+LAPSE = timedelta(minutes=5)
 
 _Found = tuple[Claim, ProbeOutcome, datetime]
 _log = structlog.get_logger()
@@ -76,7 +82,7 @@ class Prober:
         draw: Callable[[], float] = random.random,
         concurrency: int = CONCURRENCY,
         per_host: int = PER_HOST,
-        preservation: SelfPreservation | None = None,
+        preservation: SelfPreservation[tuple[str, UUID]] | None = None,
         history: timedelta = HISTORY,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
@@ -93,7 +99,7 @@ class Prober:
             clock=self._clock,
             count=lambda outcome: metrics.tool_lists.labels(outcome).inc(),
         )
-        self._preservation = preservation or SelfPreservation()
+        self._preservation = preservation or SelfPreservation[tuple[str, UUID]]()
         self._history = history
         self._poll_seconds = poll_seconds
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,6 +109,10 @@ class Prober:
         self._unwritten: list[Finding] = []
         self._something = asyncio.Event()
         self._paused = False
+        self._id = uuid4()
+        # Whose services it may have taken for failing by its own fault, and who is to be told how that is now.
+        self._concerned: list[str] = []
+        self._untold: deque[tuple[str, datetime | None]] = deque()
 
     @property
     def self_preservation(self) -> bool:
@@ -124,6 +134,8 @@ class Prober:
             async with asyncio.timeout(LAST_WRITE_SECONDS):
                 await self._flush()
                 await self.repository.put_off(given_up)
+                self._untold.extend((tenant_id, None) for tenant_id in self._concerned)
+                await self._tell_preserved()
         except (Unavailable, TimeoutError) as error:
             # The claims lapse, and what was found is found again.
             _log.warning("prober_stopped_early", findings=len(self._unwritten), reason=_reason(error))
@@ -168,6 +180,7 @@ class Prober:
             self._begin(claim)
             begun += 1
         await self.repository.put_off(busy, self._clock.now() + PUT_OFF * (1 + self._draw()))
+        await self._tell_preserved()
         idle = room > 0 and begun == 0
         await self._clock.sleep(jittered(self._poll_seconds if idle else GATHER_SECONDS, self._draw))
 
@@ -265,8 +278,17 @@ class Prober:
         due = at + timedelta(seconds=seconds if exact else jittered(seconds, self._draw))
         if until is not None and until > at:
             due = min(due, until)
+        last_seen = at if outcome.verdict is Verdict.HEALTHY else claim.last_seen
+        unseen = unseen_from(last_seen, claim.rules, claim.ttl_until)
+        stale = is_stale(unseen, now=at, was=claim.stale, frozen=self._preservation.raised)
+        told = claim.by_beats or outcome.verdict is Verdict.UNASKED
+        if told and unseen is not None and unseen > at:
+            # Nothing else makes anybody look at one that only tells of itself.
+            due = min(due, unseen + UNSEEN_LATE)
         self._tell(claim, judgement.began_flapping, judgement.ended_flapping)
-        return Finding(claim=claim, outcome=outcome, judgement=judgement, at=at, next_check_at=due, status=status)
+        return Finding(
+            claim=claim, outcome=outcome, judgement=judgement, at=at, next_check_at=due, status=status, stale=stale
+        )
 
     @staticmethod
     def _tell(claim: Claim, began_flapping: bool, ended_flapping: bool) -> None:
@@ -285,8 +307,21 @@ class Prober:
         self._metrics.self_preservation.set(int(raised))
         if raised:
             _log.error("self_preservation_raised", failing=failing, healthy_before=looked_at)
+            self._concerned = sorted({tenant_id for tenant_id, _ in self._preservation.services()})
         else:
             _log.warning("self_preservation_lowered", failing=failing, healthy_before=looked_at)
+        held = timedelta(seconds=self._preservation.longest_hold)
+        until = self._clock.now() + held + LAPSE if raised else None
+        self._untold.extend((tenant_id, until) for tenant_id in self._concerned)
+        if not raised:
+            self._concerned = []
+
+    async def _tell_preserved(self) -> None:
+        """Tell the tenants concerned, in the order that it came about; what could not be told is told later."""
+        while self._untold:
+            tenant_id, until = self._untold[0]
+            await self.repository.preserve(tenant_id, self._id, until, self._clock.now())
+            self._untold.popleft()
 
     # Writing
 
@@ -315,11 +350,13 @@ class Prober:
 
     async def _write_all(self, findings: Sequence[Finding]) -> None:
         """Write findings. What was written before a failure is not written again: its claim has ended."""
-        plain = [finding for finding in findings if not finding.changes_status]
+        plain = [finding for finding in findings if not finding.is_told]
         if plain:
             await self.repository.write_plain(plain)
-        for tenant_id, changes in by_tenant(finding for finding in findings if finding.changes_status):
+        for tenant_id, changes in by_tenant(finding for finding in findings if finding.is_told):
             for finding in await self.repository.write_changes(tenant_id, changes):
+                if not finding.changes_status:
+                    continue
                 _log.info(
                     "service_status_changed",
                     tenant=tenant_id,
@@ -332,6 +369,7 @@ class Prober:
     async def _prune(self) -> None:
         await self.repository.prune(self._clock.now() - self._history)
         await self.repository.forget_checks(self._clock.now() - KEPT)
+        await self.repository.lapse(self._clock.now())
         await self._clock.sleep(jittered(PRUNE_SECONDS, self._draw))
 
     # How

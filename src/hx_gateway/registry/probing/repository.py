@@ -27,7 +27,8 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import NotFound
 from hx_gateway.kit.ids import new_request_id
-from hx_gateway.registry.audit_trail import Author
+from hx_gateway.registry.audit_trail import Author, Recorded
+from hx_gateway.registry.feed.repository import REGISTRY_KIND
 from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.registry.probing.findings import Claim, Finding
 from hx_gateway.registry.probing.judgement import Standing, status_after
@@ -45,7 +46,7 @@ PRUNED_AT_ONCE = 5000
 _FIELDS = """
     h.tenant_id, h.item_id, h.lease_until, h.status, h.observed, h.consecutive_failures, h.consecutive_successes,
     h.flapping, h.transitions, h.failure_class, h.last_error, h.auth_required, h.level, h.maintenance_until,
-    h.by_beats, h.ttl_until, h.last_seen
+    h.by_beats, h.ttl_until, h.last_seen, h.stale
 """
 _ITEM = """
     i.protocol, i.priority, i.endpoint, i.location, i.port, i.health_check_url, i.auto_start, i.config, i.created_at,
@@ -143,6 +144,17 @@ UPDATE hx_registry.registry_health AS h
 SET next_check_at = coalesce(f.next_check_at, h.next_check_at), lease_until = NULL
 FROM f WHERE h.tenant_id = f.tenant_id AND h.item_id = f.item_id
 """)
+_IS_PRESERVED = text("""
+SELECT EXISTS (SELECT FROM hx_registry.registry_self_preservation WHERE tenant_id = :tenant)
+""")
+_NOT_PRESERVED = text("""
+DELETE FROM hx_registry.registry_self_preservation
+WHERE tenant_id = :tenant AND (until <= :now OR gateway = CAST(:gateway AS uuid))
+""")
+_PRESERVED = text("""
+INSERT INTO hx_registry.registry_self_preservation (tenant_id, gateway, until) VALUES (:tenant, :gateway, :until)
+""")
+_LAPSED = text("SELECT DISTINCT tenant_id FROM hx_registry.registry_self_preservation WHERE until <= :now")
 _PRUNE = text("""
 WITH gone AS (
     DELETE FROM hx_registry.registry_health_history WHERE ctid = ANY (ARRAY(
@@ -175,18 +187,19 @@ class ProbedItems(RegistryItemRepository):
     """A tenant's services, as those see them who probe them or put them under maintenance."""
 
     async def note(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Write down findings that change a service's status, each audited; return those whose claim still held."""
+        """Write down findings that are told of, each audited; return those whose claim still held."""
         by_id = {finding.claim.item_id: finding for finding in findings}
         async with self._write():
             await self._trail.lock()
             query = self._query(include_deleted=False).where(RegistryItem.id.in_(by_id)).order_by(RegistryItem.id)
             items = list((await self._session.scalars(query.with_for_update(of=self._locks()))).all())
             ours = [item for item in items if item.health.lease_until == by_id[item.id].claim.lease_until]
-            before = [self._recorded(item) for item in ours]
+            before, noticed = [self._recorded(item) for item in ours], []
             for item in ours:
-                note_finding(item, by_id[item.id])
+                noticed += note_finding(item, by_id[item.id])
                 item.health.probed_at = by_id[item.id].at
             await self._finish("updated", list(zip(ours, before, strict=True)))
+            await self._trail.record(self.kind, noticed)
             return [by_id[item.id] for item in ours]
 
     async def begin_maintenance(self, item_id: UUID, until: datetime | None = None) -> RegistryItem:
@@ -248,7 +261,7 @@ class ProbeRepository:
             return _claim(row)
 
     async def write_plain(self, findings: Sequence[Finding]) -> None:
-        """Write down findings that change no status, all at once. Those whose claim was lost are dropped."""
+        """Write down findings of which nothing is told, all at once. Those whose claim was lost are dropped."""
         rows = [_row(finding) for finding in findings]
         async with self._database.session(EVERY_TENANT) as session:
             written = {tuple(row) for row in await session.execute(_WRITE, {"rows": json.dumps(rows)})}
@@ -257,13 +270,12 @@ class ProbeRepository:
             await _remember(session, held)
 
     async def write_changes(self, tenant_id: str, findings: Sequence[Finding]) -> list[Finding]:
-        """Write down findings that change services' status: under the tenant's lock, with an audit entry each.
+        """Write down findings that are told of: under the tenant's lock, with an audit entry for what is told.
 
         Return those whose claim still held.
         """
-        author = Author(key=PROBER, request_id=new_request_id())
         now = max(finding.at for finding in findings)
-        async with self._transactions.of(tenant_id, author, now=now) as transaction:
+        async with self._transactions.of(tenant_id, _author(), now=now) as transaction:
             try:
                 written = await ProbedItems(transaction.session, transaction.trail).note(findings)
             except NotFound:  # the tenant was deleted meanwhile: its services are not claimed any more
@@ -278,6 +290,34 @@ class ProbeRepository:
         if rows:
             async with self._database.session(EVERY_TENANT) as session:
                 await session.execute(_PUT_OFF, {"rows": json.dumps(rows)})
+
+    async def preserve(self, tenant_id: str, gateway: UUID | None, until: datetime | None, now: datetime) -> None:
+        """Note that a gateway takes the failures that it sees of a tenant for its own, or without ``until`` no more.
+
+        That the first one does so, and that the last one does not any more, is in the audit log, each once.
+        """
+        values = {"tenant": tenant_id, "gateway": gateway, "until": until, "now": now}
+        async with self._transactions.of(tenant_id, _author(), now=now) as transaction:
+            session, trail = transaction.session, transaction.trail
+            try:
+                await trail.lock()
+            except NotFound:  # the tenant was deleted meanwhile
+                return
+            was = bool(await session.scalar(_IS_PRESERVED, values))
+            await session.execute(_NOT_PRESERVED, values)
+            if until is not None:
+                await session.execute(_PRESERVED, values)
+            now_is = bool(await session.scalar(_IS_PRESERVED, values))
+            if was is not now_is:
+                told = ({"self_preservation": was}, {"self_preservation": now_is})
+                await trail.record(REGISTRY_KIND, [Recorded("noticed", tenant_id, *told)])
+
+    async def lapse(self, now: datetime) -> None:
+        """End what gateways began to preserve that died at it."""
+        async with self._database.session(EVERY_TENANT) as session:
+            lapsed = list(await session.scalars(_LAPSED, {"now": now}))
+        for tenant_id in lapsed:
+            await self.preserve(tenant_id, None, None, now)
 
     async def prune(self, before: datetime) -> int:
         """Remove the history of before that; return how many rows went. Others who do the same share the work."""
@@ -296,7 +336,7 @@ class ProbeRepository:
 
     async def state(self, tenant_id: str, item_id: UUID) -> HealthState:
         """Return the health of a living service. Raises ``NotFound``."""
-        async with self._transactions.of(tenant_id, Author(key=PROBER, request_id=new_request_id())) as transaction:
+        async with self._transactions.of(tenant_id, _author()) as transaction:
             item = await transaction.items.get(item_id)
             if item is None:
                 raise no_such("service", str(item_id))
@@ -326,9 +366,15 @@ def by_tenant(findings: Iterable[Finding]) -> list[tuple[str, list[Finding]]]:
     return [(tenant, list(several)) for tenant, several in groupby(ordered, lambda finding: finding.claim.tenant_id)]
 
 
-def note_finding(item: RegistryItem, finding: Finding) -> None:
-    """Put a finding on a locked item: the same as ``_WRITE``, and the status that counts as things are now."""
+def note_finding(item: RegistryItem, finding: Finding) -> list[Recorded]:
+    """Put a finding on a locked item: the same as ``_WRITE``, and the status that counts as things are now.
+
+    Return what else is told of it: what began or ended.
+    """
     health, claim, after = item.health, finding.claim, finding.judgement.standing
+    before = {"flapping": health.flapping, "stale": health.stale}
+    # A sign of life that came since the claim counts.
+    health.stale = finding.stale and item.last_seen == claim.last_seen
     status = status_after(
         item.status,
         claim.standing,
@@ -349,6 +395,11 @@ def note_finding(item: RegistryItem, finding: Finding) -> None:
     _set_standing(health, after)
     if status is not item.status:
         item.status, health.maintenance_until = status, None
+    return [
+        Recorded("noticed", str(item.id), {name: was}, {name: now})
+        for name, was in before.items()
+        if (now := getattr(health, name)) is not was
+    ]
 
 
 def _set_standing(health: ItemHealth, standing: Standing) -> None:
@@ -369,6 +420,10 @@ async def _remember(session: AsyncSession, findings: Sequence[Finding]) -> None:
     rows = [_row(finding) for finding in asked if finding.successes or finding.failures]
     if rows:
         await session.execute(_REMEMBER, {"rows": json.dumps(rows), "most": MAX_TIMES})
+
+
+def _author() -> Author:
+    return Author(key=PROBER, request_id=new_request_id())
 
 
 def _key(claim: Claim) -> dict[str, Any]:
@@ -418,6 +473,7 @@ def _claim(row: Mapping[Any, Any]) -> Claim:
         by_beats=row["by_beats"],
         ttl_until=row["ttl_until"],
         last_seen=row["last_seen"],
+        stale=row["stale"],
         standing=_standing(row),
         tools_asked_at=row["tools_asked_at"],
     )

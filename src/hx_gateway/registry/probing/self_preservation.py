@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 WINDOW_SECONDS = 60.0
 # Its next finding may be a little late.
@@ -14,13 +15,16 @@ SHARE = 0.5
 LONGEST_HOLD_SECONDS = 600.0
 
 
+ServiceT = TypeVar("ServiceT", bound=Hashable)
+
+
 @dataclass(slots=True)
 class _Seen:
     until: float
     failed: bool
 
 
-class SelfPreservation:
+class SelfPreservation(Generic[ServiceT]):
     """Raised while at least half of the services that were healthy, and at least five, fail within one window.
 
     Those that were not healthy before say nothing about us. Each counts once, by its last finding, until it is due
@@ -40,7 +44,7 @@ class SelfPreservation:
         self._least_failing = least_failing
         self._share = share
         self._longest_hold = longest_hold
-        self._seen: dict[Hashable, _Seen] = {}
+        self._seen: dict[ServiceT, _Seen] = {}
         self._raised_at: float | None = None
         self._believed = False
 
@@ -49,11 +53,20 @@ class SelfPreservation:
         """Whether transitions are frozen."""
         return self._raised_at is not None
 
-    def note(self, service: Hashable, *, failed: bool, now: float, interval: float) -> None:
+    @property
+    def longest_hold(self) -> float:
+        """After how many seconds it is lowered in any case."""
+        return self._longest_hold
+
+    def services(self) -> list[ServiceT]:
+        """Return the services of the window."""
+        return [*self._seen]
+
+    def note(self, service: ServiceT, *, failed: bool, now: float, interval: float) -> None:
         """Note what was found of a service that was healthy before, and is looked at each ``interval`` seconds."""
         self._seen[service] = _Seen(now + max(self._window, INTERVALS * interval), failed)
 
-    def forget(self, service: Hashable) -> None:
+    def forget(self, service: ServiceT) -> None:
         """Let a service say nothing any more: it is not one of those that were healthy."""
         self._seen.pop(service, None)
 

@@ -32,6 +32,7 @@ class HealthState:
     admin_state: AdminState
     maintenance_until: datetime | None
     flapping: bool
+    stale: bool
     consecutive_failures: int
     consecutive_successes: int
     failure_class: FailureClass | None
@@ -62,6 +63,7 @@ class HealthState:
             admin_state=admin_state(health.status),
             maintenance_until=health.maintenance_until,
             flapping=health.flapping,
+            stale=health.stale,
             consecutive_failures=health.consecutive_failures,
             consecutive_successes=health.consecutive_successes,
             failure_class=None if health.failure_class is None else FailureClass(health.failure_class),

@@ -174,7 +174,7 @@ def test_a_service_is_added_with_everything_it_was_given(gateway: FakeGateway) -
     options = (
         "--display-name W --description D --build-type external --protocol http --priority high --location here"
         " --endpoint https://weather.example.org/mcp --port 8080 --version 2 --tag a --tag b --required --auto-start"
-        " --health-check-url https://weather.example.org/health --depends-on db --source s"
+        " --health-check-url https://weather.example.org/health --depends-on db --pending maps --source s"
         " --registry-url https://registry.example.org/ --on-conflict update"
     )
     told("add", "weather", *options.split(), "--metadata", '{"team": "a"}', "--config", '{"x": 1}')
@@ -253,6 +253,7 @@ def test_every_field_that_may_be_set_is_of_a_kind_that_is_known() -> None:
         ),
         ("delete x", ("DELETE", f"{S}/x", {}, None)),
         ("delete x --dependents detach", ("DELETE", f"{S}/x", {"dependents": "detach"}, None)),
+        ("delete x --hard", ("DELETE", f"{S}/x", {"hard": "true"}, None)),
         ("restore x --new-name y", ("POST", f"{S}/x/restore", {}, {"new_name": "y"})),
     ],
 )
@@ -391,6 +392,8 @@ def test_a_file_that_is_not_there_is_named(gateway: FakeGateway, tmp_path: Path)
     ("kind", "fields", "before", "after", "line"),
     [
         ("created", ["name", "port"], None, {"name": "weather", "port": 1}, "created  weather  by admin"),
+        ("purged", ["name", "port"], {"name": "weather", "port": 1}, None, "purged  weather  by admin"),
+        ("stale", ["stale"], {"stale": False}, {"stale": True}, "stale  weather  stale false → true  by admin"),
         ("status_changed", ["status"], {"status": "healthy"}, {"status": "unhealthy"},
          "status_changed  weather  healthy → unhealthy  by admin"),
         ("tools_changed", ["tools"], {"tools": {"b": "1", "c": "1"}}, {"tools": {"a": "1", "c": "2"}},
@@ -405,6 +408,14 @@ def test_a_change_is_a_line(kind: str, fields: list[str], before: Any, after: An
     data = {"name": "weather", "changed_fields": fields, "before": before, "after": after}
     actor = {"actor": {"key": "admin", "user": None}}
     event = {"type": f"service.{kind}", "time": "2026-11-30T12:00:00.123Z", "data": {**data, **actor}}
+    assert line_of(event).plain == f"2026-11-30 12:00:00  {line}"
+
+
+def test_what_is_about_no_service_is_a_line_too() -> None:
+    told = {"before": {"self_preservation": False}, "after": {"self_preservation": True}}
+    data = {"name": None, "changed_fields": ["self_preservation"], "actor": {"key": "prober", "user": None}, **told}
+    event = {"type": "registry.self_preservation", "time": "2026-11-30T12:00:00.123Z", "data": data}
+    line = "registry.self_preservation  self_preservation false → true  by prober"
     assert line_of(event).plain == f"2026-11-30 12:00:00  {line}"
 
 

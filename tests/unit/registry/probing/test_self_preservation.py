@@ -9,7 +9,7 @@ class Window:
     """Services that are looked at each minute."""
 
     def __init__(self) -> None:
-        self.guard = SelfPreservation()
+        self.guard = SelfPreservation[int]()
         self.now = 1000.0
 
     def see(self, *, failing: int, well: int) -> bool:
