@@ -43,7 +43,8 @@ WITH f AS (
     UPDATE hx_registry.registry_health AS h
     SET last_seen = greatest(h.last_seen, :now),
         ttl_until = f.ttl_until,
-        next_check_at = CASE WHEN h.stale THEN :now WHEN h.by_beats THEN least(h.next_check_at, f.ttl_until) ELSE h.next_check_at END,
+        next_check_at = CASE WHEN h.stale THEN :now
+            WHEN h.by_beats THEN least(h.next_check_at, f.ttl_until) ELSE h.next_check_at END,
         lease_until = CASE WHEN h.by_beats THEN NULL ELSE h.lease_until END,
         success_count = h.success_count + CASE WHEN {_WELL} THEN 1 ELSE 0 END,
         failure_count = h.failure_count + CASE WHEN {_ILL} THEN 1 ELSE 0 END,
