@@ -138,11 +138,23 @@ async def deep_cursor(items: RegistryItemRepository, search: ServiceSearch, sort
     return cursor
 
 
+# Orders by several fields. The last one has no index.
+SEVERAL = (
+    "priority,name",
+    "-priority,name",
+    "status,name",
+    "-status,name",
+    "priority,-updated_at",
+    "protocol,status,name",
+    "updated_at,name",
+)
 DEEP = {
     "created_at": (ServiceSearch(), "created_at"),
     "priority": (ServiceSearch(), "priority"),
     "name": (ServiceSearch(), "name"),
     "service": (ServiceSearch(text="service"), "created_at"),
+    "priority,name": (ServiceSearch(), "priority,name"),
+    "-status,name": (ServiceSearch(), "-status,name"),
 }
 
 
@@ -152,6 +164,8 @@ def cases(known: Known) -> Iterator[Case]:
     yield Case("get by name", lambda items, random: items.get_by_name(random.choice(known.names).upper()))
     for sort in ("created_at", "-updated_at", "name", "priority", "-status"):
         yield _find(f"list by {sort}", ServiceSearch(), sort)
+    for sort in SEVERAL:
+        yield _find(f"list by {sort}", ServiceSearch(), sort)
     for name, (search, sort) in DEEP.items():
         yield _find(f"deep page: {name}", search, sort, known.deep[name])
     for name, search in _SEARCHES.items():
@@ -159,6 +173,12 @@ def cases(known: Known) -> Iterator[Case]:
     yield _find("common word by priority", ServiceSearch(text="service"), "priority")
     yield _find("uncommon word by name", ServiceSearch(text="w77"), "name")
     yield _find("last protocol by name", ServiceSearch(filters={"protocol": "unix_socket"}), "name")
+    yield _find("common word by priority,name", ServiceSearch(text="service"), "priority,name")
+    yield _find("uncommon word by status,name", ServiceSearch(text="w77"), "status,name")
+    yield Case("page 200 by number", lambda items, _: items.find(ServiceSearch(), skip=9_950))
+    yield Case(
+        "page 200 of a word", lambda items, _: items.find(ServiceSearch(text="service"), sort="name", skip=9_950)
+    )
     yield Case("statistics", lambda items, _: items.get_service_statistics())
     yield Case(f"impact, {HUB_DEPENDENTS} dependents", lambda items, _: items.get_impact(known.hub))
 

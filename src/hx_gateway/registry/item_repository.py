@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    case,
     cast,
     delete,
     exists,
@@ -47,8 +45,6 @@ from hx_gateway.db.models.registry_items import (
     DependencyKind,
     ItemHealth,
     RegistryItem,
-    ServicePriority,
-    ServiceProtocol,
     ServiceStatus,
     unchanged_by,
 )
@@ -57,20 +53,14 @@ from hx_gateway.registry.audit_trail import AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
-from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
-from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Order, Page, Values
+from hx_gateway.registry.item_search import RANKED, ItemSearch, health_of, places, prepare
+from hx_gateway.registry.orders import Order, SortKey
+from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page, Values
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.registry.statistics import ServiceStatistics, added_up
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
-# Enumerations by the numbers of their members: for an enumeration itself there is no index behind row-level security.
-_RANKED: Mapping[str, tuple[Any, type[StrEnum]]] = {
-    "status": (ItemHealth.status_rank, ServiceStatus),
-    "build_type": (RegistryItem.build_type_rank, BuildType),
-    "protocol": (RegistryItem.protocol_rank, ServiceProtocol),
-    "priority": (RegistryItem.priority_rank, ServicePriority),
-}
 _SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
 _NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
 
@@ -131,17 +121,26 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return await self.find(ServiceSearch(stale_for=older_than), limit=limit, cursor=cursor)
 
     async def find(
-        self, search: ServiceSearch, *, sort: str = "created_at", limit: int = 50, cursor: str | None = None
+        self,
+        search: ServiceSearch,
+        *,
+        sort: str = "created_at",
+        limit: int = 50,
+        cursor: str | None = None,
+        skip: int = 0,
     ) -> Page[RegistryItem]:
-        """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`.
+        """Return a page of the services that pass ``search``, but for the first ``skip``; the rest as in
+        :meth:`get_multi`.
 
         A search that includes the deleted looks at them one by one, and takes as long as there are many.
         """
         order = self._order(search.key(), sort=sort, limit=limit, cursor=cursor)
         conditions = [*self._searched(search)]
+        if search.deleted == "without" and (skip or len(order.keys) > 1):
+            return await self._in_steps(search, order, conditions, skip)
         if search.deleted != "without" or not conditions:
             query = self._query(include_deleted=search.deleted != "without")
-            return await self._page(query.where(*conditions), order)
+            return await self._page(query.where(*conditions), order, skip=skip)
         nearby = self._ids.nearby(search, order, conditions)
         found = [] if nearby is None else await self._loaded(nearby, order)
         if len(found) <= order.limit:
@@ -319,20 +318,32 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             near = and_(edge.tenant_id == item.tenant_id, edge.item_id == item.id)
             yield select(edge.item_id).where(near, edge.depends_on_id == search.depends_on).exists()
 
+    async def _in_steps(
+        self, search: ServiceSearch, order: Order, conditions: Sequence[ColumnElement[bool]], skip: int
+    ) -> Page[RegistryItem]:
+        whole = replace(order, limit=order.limit + skip)
+        ids = await self._ids.in_steps(search, whole, conditions)
+        if ids is None:
+            await prepare(self._session)
+            ids = await self._ids.ids(self._ids.gathered(search, whole, await self._indexed(search)), whole)
+        query = self._query(include_deleted=False).where(RegistryItem.id.in_(ids[skip : whole.limit]))
+        found = {item.id: item for item in await self._session.scalars(query)}
+        # Without those that were deleted since their ids were read.
+        items = [found[item_id] for item_id in ids[skip : whole.limit] if item_id in found]
+        return Page(items, order.cursor(items[-1]) if items and len(ids) > whole.limit else None)
+
     async def _loaded(self, page: Subquery, order: Order) -> Sequence[RegistryItem]:
         query = self._query(include_deleted=False).join(page, page.c.id == RegistryItem.id)
-        return (await self._session.scalars(query.order_by(*order.by(page.c.place, page.c.id)))).all()
+        return (await self._session.scalars(query.order_by(*order.by(*places(page, order))))).all()
 
     # What is different from other models
 
-    def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
-        order = super()._order(asked, sort=sort, limit=limit, cursor=cursor)
-        if order.field not in _RANKED:
-            return order
+    def _sort_key(self, field: str, *, down: bool) -> SortKey:
+        if field not in RANKED:
+            return super()._sort_key(field, down=down)
         # By its number, as the index has it.
-        column, members = _RANKED[order.field]
-        ranks = {member: number for number, member in enumerate(members)}
-        return replace(order, column=column, after=order.after and (case(ranks, value=order.after[0]), order.after[1]))
+        column, members = RANKED[field]
+        return SortKey(field, down, column, [*members].index)
 
     async def _list(
         self,
@@ -364,8 +375,8 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _equals(self, field: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         if field == "name":
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
-        if field in _RANKED:
-            rank, members = _RANKED[field]
+        if field in RANKED:
+            rank, members = RANKED[field]
             found: ColumnElement[bool] = rank.in_([[*members].index(value) for value in values])
             return found
         return super()._equals(field, column, values)
