@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -159,12 +160,28 @@ async def load(connection: asyncpg.Connection[Any], console: Console) -> float:
                         await insert(connection, table, columns, some)
                         progress.advance(work, len(some))
         seconds += time.monotonic() - began
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM hx_registry.registry_health_history)"):
+        for often, days in HISTORY:
+            await connection.execute(_ADD_HISTORY, OWN, NOW, often, timedelta(days=days))
+        await connection.execute(f"VACUUM (ANALYZE) {REGISTRY_SCHEMA}.registry_health_history")
     if seconds:
         for table in (*TABLES, *_INDEXED):
             await connection.execute(f"VACUUM (ANALYZE) {REGISTRY_SCHEMA}.{table}")
     return seconds
 
 
+# Of the first services by their ids: how many have a history of how many days. What is sampled is sampled there.
+HISTORY = ((200, 7.0), (5_000, 0.25))
+_ADD_HISTORY = """
+INSERT INTO hx_registry.registry_health_history
+SELECT few.tenant_id, few.item_id, at, 4 + random() * 4, random() * 1.05, 4, 40 + random() * 100, 40,
+    ARRAY[random() * 20, random() * 20, random() * 40, 40]::real[]
+FROM (
+    SELECT tenant_id, item_id FROM hx_registry.registry_health WHERE tenant_id = $1 ORDER BY item_id LIMIT $3
+) AS few
+CROSS JOIN generate_series($2::timestamptz - $4::interval, $2, interval '5 minutes') AS at
+ON CONFLICT DO NOTHING
+"""
 _COLUMNS = (ITEM_COLUMNS, HEALTH_COLUMNS, EDGE_COLUMNS)
 # PostgreSQL refuses COPY into tables with policies; arrays of whole columns are nearly as quick.
 _TYPES = {

@@ -30,6 +30,7 @@ from hx_gateway.registry.official.registry import OfficialRegistry
 from hx_gateway.registry.official.routes import official_routes
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
+from hx_gateway.registry.service_gauge import ServiceGauge
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import Observe, Transactions
 from hx_gateway.services.database import DatabaseManager
@@ -86,6 +87,7 @@ class Registering:
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
         self._guard = EgressGuard(egress_policy(settings))
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
+        self._gauge = ServiceGauge(database, metrics)
         self.official = OfficialRegistry(transactions)
         self.parts = RegistryParts(
             catalog=Catalog(transactions),
@@ -116,6 +118,8 @@ class Registering:
         stack.push_async_callback(listener.close)
         stack.push_async_callback(self.hot.aclose)
         stack.callback(self._guard.close)
+        self._gauge.start()
+        stack.push_async_callback(self._gauge.aclose)
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)

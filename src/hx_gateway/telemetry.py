@@ -278,6 +278,13 @@ class Metrics:
         self.probe_failures = Counter(
             "hx_registry_probe_failures", "Probes that failed, by why.", ("failure_class",), registry=self.registry
         )
+        self.registry_services = Gauge(
+            "hx_registry_services",
+            "Living services of all tenants.",
+            ("status", "protocol", "priority"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.self_preservation = Gauge(
             "hx_registry_self_preservation",
             "1 while failures of services are taken for the gateway's own, 0 while not.",

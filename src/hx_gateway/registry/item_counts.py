@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, inspect, select
+from sqlalchemy import ClauseElement, ColumnElement, Executable, Select, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
 
 from hx_gateway.db.models.registry_index import ItemCount
 from hx_gateway.db.models.validation import coerced, stored_columns
+from hx_gateway.registry.searches import ServiceSearch
 
 # The fields that services are counted by.
 COUNTED = frozenset({"build_type", "protocol", "priority", "status", "is_enabled", "is_required"})
 _COLUMNS = {name: column for name, column in stored_columns(inspect(ItemCount)).items() if name in COUNTED}
+
+
+class _Explained(Executable, ClauseElement):
+    inherit_cache = False
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.query = query
+
+
+@compiles(_Explained)
+def _explained(element: _Explained, compiler: Any, **more: Any) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.query, **more)}"
+
+
+async def planned_rows(session: AsyncSession, query: Select[Any]) -> int:
+    """Return how many rows the database's planner expects of a query."""
+    plan = await session.scalar(_Explained(query))
+    read = json.loads(plan) if isinstance(plan, str) else plan
+    return int(read[0]["Plan"]["Plan Rows"])
+
+
+def is_counted(search: ServiceSearch) -> bool:
+    """Return whether the counts alone say how many pass."""
+    return search == ServiceSearch(filters=search.filters) and search.filters.keys() <= COUNTED
 
 
 class ItemCounts:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     Select,
@@ -18,9 +17,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    cast,
     delete,
-    exists,
     func,
     insert,
     literal_column,
@@ -31,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased, contains_eager
+from sqlalchemy.orm import contains_eager
 from sqlalchemy.orm.interfaces import ORMOption
 
 from hx_gateway.access.errors import InvalidField, no_such
@@ -52,12 +49,15 @@ from hx_gateway.db.models.validation import unstorable
 from hx_gateway.registry.audit_trail import AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
+from hx_gateway.registry.item_counts import ItemCounts, is_counted, planned_rows
+from hx_gateway.registry.item_facets import FACET_COLUMNS, SAMPLED_TAGS, counted, tags_of
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
+from hx_gateway.registry.item_numbers import ItemNumbers
 from hx_gateway.registry.item_search import RANKED, ItemSearch, health_of, places, prepare
 from hx_gateway.registry.orders import Order, SortKey
 from hx_gateway.registry.repository import MAX_BULK, BaseRepository, Page, Values
-from hx_gateway.registry.searches import ServiceSearch
-from hx_gateway.registry.statistics import ServiceStatistics, added_up
+from hx_gateway.registry.searches import ServiceSearch, objects_with
+from hx_gateway.registry.statistics import Facets, ServiceStatistics, added_up, facets_of
 
 MAX_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
@@ -79,6 +79,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def __init__(self, session: AsyncSession, trail: AuditTrail) -> None:
         super().__init__(session, trail)
         self._ids = ItemSearch(session, trail.tenant_id)
+        self._counts = ItemCounts(session, trail.tenant_id)
         self._graph = ItemGraph(session, trail.tenant_id)
 
     async def get_by_name(self, name: str, *, include_deleted: bool = False) -> RegistryItem | None:
@@ -249,24 +250,49 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     async def get_service_statistics(self) -> ServiceStatistics:
         """Return numbers of all the tenant's services."""
-        tenant_id, health, deleted = self._trail.tenant_id, ItemHealth, aliased(RegistryItem)
-        query = select(ItemCount.__table__).where(ItemCount.tenant_id == tenant_id)
-        counts = (await self._session.execute(query)).all()
-        # Counters change with every probe: nobody keeps their sums, for which all probes would wait for each other.
-        probes = select(
-            _sum(health.success_count).label("success_count"),
-            _sum(health.failure_count).label("failure_count"),
-            func.avg(health.response_time_ms).label("average_response_time_ms"),
-        ).where(health.tenant_id == tenant_id)
-        if any(row.items for row in counts if not row.is_active):
-            probes = probes.where(~exists().where(deleted.deleted_at.is_not(None), health_of(deleted)))
+        query = select(ItemCount.__table__).where(ItemCount.tenant_id == self._trail.tenant_id)
+        counts = [row for row in await self._session.execute(query) if row.items]
         await prepare(self._session)
-        return added_up(counts, (await self._session.execute(probes)).one())
+        numbers = ItemNumbers(self._session, self._trail.tenant_id, self._trail.now)
+        unwell = any(row.is_required and row.is_active and row.status is ServiceStatus.UNHEALTHY for row in counts)
+        return added_up(
+            counts,
+            await numbers.of_probes(any_deleted=any(not row.is_active for row in counts)),
+            unhealthy_required=await numbers.unhealthy_required() if unwell else (),
+            most_depended_on=await numbers.most_depended_on(),
+        )
 
     async def count_found(self, search: ServiceSearch) -> int:
         """Return how many services pass ``search``."""
+        conditions = [*self._searched(search)]
+        if is_counted(search):
+            return sum(row.items for row in await self._counts.alike(search.filters))
         query = self._rows(func.count(), include_deleted=search.deleted != "without")
-        return await self._session.scalar(query.where(*self._searched(search))) or 0
+        return await self._session.scalar(query.where(*conditions)) or 0
+
+    async def estimate_found(self, search: ServiceSearch) -> tuple[int, bool]:
+        """Return about how many services pass ``search``, and whether that is an estimate: some are counted anyway."""
+        if is_counted(search):
+            return await self.count_found(search), False
+        query = self._rows(RegistryItem.id, include_deleted=search.deleted != "without")
+        return await planned_rows(self._session, query.where(*self._searched(search))), True
+
+    async def get_facets(self, search: ServiceSearch, *, tags: int) -> tuple[Facets, list[tuple[str, int]], int]:
+        """Return how many of the services that pass ``search`` have each value, and ``tags`` of the most frequent tags.
+
+        The last number is how many services the tags were counted in: some, where they are many.
+        """
+        conditions = [*self._searched(search)]
+        await prepare(self._session)
+        if search.deleted == "without":
+            conditions = await self._indexed(search)
+        query = self._rows(*FACET_COLUMNS, include_deleted=search.deleted != "without").where(*conditions)
+        if is_counted(search):
+            rows = await self._counts.alike(search.filters)
+            _, ids = await counted(self._session, query.order_by(RegistryItem.id).limit(SAMPLED_TAGS))
+        else:
+            rows, ids = await counted(self._session, query)
+        return facets_of(rows), await tags_of(self._session, self._trail.tenant_id, ids, limit=tags), len(ids)
 
     async def tag_counts(self, *, limit: int) -> list[tuple[str, int]]:
         """Return the tags of living services with how many have each, the most frequent first."""
@@ -313,6 +339,9 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             yield item.updated_at >= search.updated_since
         if search.metadata:
             yield item.__table__.c.service_metadata.contains(search.metadata)
+        for path, value in search.members:
+            column = item.__table__.c.service_metadata
+            yield or_(*(column.contains(one) for one in objects_with(path, value)))
         if search.depends_on is not None:
             edge = DependencyEdge
             near = and_(edge.tenant_id == item.tenant_id, edge.item_id == item.id)
@@ -534,7 +563,3 @@ def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> Colum
 
 def _edges() -> Select[UUID, UUID]:
     return select(DependencyEdge.item_id, DependencyEdge.depends_on_id)
-
-
-def _sum(column: Any) -> ColumnElement[int]:
-    return func.coalesce(cast(func.sum(column), BigInteger), 0)

@@ -33,6 +33,7 @@ _COLLECTION = {"registry_list": ("GET", SERVICES), "registry_create": ("POST", S
 _OTHERS = {
     "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
     "registry_statistics": ("GET", f"{PREFIX}/statistics"),
+    "registry_statistics_timeseries": ("GET", f"{PREFIX}/statistics/timeseries"),
     "registry_graph": ("GET", f"{PREFIX}/graph"),
     "registry_graph_part": ("GET", f"{PREFIX}/graph/{{rest}}"),
     "registry_health_summary": ("GET", f"{PREFIX}/health/summary"),
