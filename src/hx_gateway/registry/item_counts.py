@@ -44,8 +44,9 @@ def is_counted(search: ServiceSearch) -> bool:
 
 
 class ItemCounts:
-    """Reads the counts of one tenant in one transaction. ``filters`` are those of lists; others than of ``COUNTED``
-    fields are not looked at.
+    """Reads the counts of one tenant in one transaction.
+
+    ``filters`` are those of lists; others than of ``COUNTED`` fields are not looked at.
     """
 
     def __init__(self, session: AsyncSession, tenant_id: str) -> None:

@@ -21,8 +21,8 @@ class HealthState:
     """The health of one service. Times are aware UTC, ``None`` where there is none yet; durations are seconds.
 
     ``status`` is what counts, ``observed`` what probes found, ``admin_state`` what somebody decided. ``failure_class``
-    and ``last_error`` are of the last probe, and ``None`` where that one went well. ``degraded_reason`` says that it answers far more slowly than it used to, where
-    somebody asked for that.
+    and ``last_error`` are of the last probe, and ``None`` where that one went well. ``degraded_reason`` says that it
+    answers far more slowly than it used to, where somebody looked at that.
     """
 
     service_id: UUID
