@@ -288,7 +288,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             conditions = await self._indexed(search)
         query = self._rows(*FACET_COLUMNS, include_deleted=search.deleted != "without").where(*conditions)
         if is_counted(search):
-            rows = await self._counts.alike(search.filters)
+            rows = [*await self._counts.alike(search.filters)]
             _, ids = await counted(self._session, query.order_by(RegistryItem.id).limit(SAMPLED_TAGS))
         else:
             rows, ids = await counted(self._session, query)
