@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, ColumnElement, Executable, Select, inspect, select
+from sqlalchemy import ClauseElement, ColumnElement, Executable, Select, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
 
@@ -17,6 +17,11 @@ from hx_gateway.registry.searches import ServiceSearch
 # The fields that services are counted by.
 COUNTED = frozenset({"build_type", "protocol", "priority", "status", "is_enabled", "is_required"})
 _COLUMNS = {name: column for name, column in stored_columns(inspect(ItemCount)).items() if name in COUNTED}
+
+_OF_ALL = text("""
+SELECT status::text, protocol::text, priority::text, sum(items)::bigint AS services
+FROM hx_registry.registry_counts WHERE is_active GROUP BY 1, 2, 3
+""")
 
 
 class _Explained(Executable, ClauseElement):
@@ -36,6 +41,11 @@ async def planned_rows(session: AsyncSession, query: Select[Any]) -> int:
     plan = await session.scalar(_Explained(query))
     read = json.loads(plan) if isinstance(plan, str) else plan
     return int(read[0]["Plan"]["Plan Rows"])
+
+
+async def counts_of_all(session: AsyncSession) -> Sequence[Any]:
+    """Return how many living services of all tenants have each status, protocol and priority together."""
+    return (await session.execute(_OF_ALL)).all()
 
 
 def is_counted(search: ServiceSearch) -> bool:

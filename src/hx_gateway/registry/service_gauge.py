@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import structlog
-from sqlalchemy import text
 
 from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import Unavailable
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
+from hx_gateway.registry.item_counts import counts_of_all
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.telemetry import Metrics
 
 INTERVAL_SECONDS = 15.0
-_COUNTS = text("""
-SELECT status::text, protocol::text, priority::text, sum(items)::bigint AS services
-FROM hx_registry.registry_counts WHERE is_active GROUP BY 1, 2, 3
-""")
 _log = structlog.get_logger()
 
 
@@ -44,7 +39,7 @@ class ServiceGauge:
     async def read(self) -> None:
         """Read the counts once. What there was and is not any more is 0 in the table too, and so in the gauge."""
         async with self._database.session(EVERY_TENANT) as session:
-            rows: Any = (await session.execute(_COUNTS)).all()
+            rows = await counts_of_all(session)
         for row in rows:
             self._gauge.labels(row.status, row.protocol, row.priority).set(row.services)
 
