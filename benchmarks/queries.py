@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,9 +28,9 @@ from rich.table import Table
 
 from benchmarks import load_events
 from benchmarks.events import DAYS, LAST_DAY, Plan, Row, events_of
-from benchmarks.figures import read_stat, steal_share
+from benchmarks.figures import read_stat
+from benchmarks.measuring import PROMISE_MS, conclude, introduce, quantiles, server, write
 from benchmarks.query_cases import Case, cases, under_load
-from benchmarks.run import machine
 from benchmarks.targets import OUT
 from hx_gateway.cli.server import calm_collector
 from hx_gateway.db.partitions import partition_name
@@ -40,7 +39,6 @@ from hx_gateway.observability.filters import TraceFilters
 from hx_gateway.observability.repository import QUERY_POOL_OPTIONS, QueryTooSlow, RecordRepository
 from hx_gateway.services.embedded.postgres import EmbeddedPostgres
 
-PROMISE_MS = 50.0
 FOLDER = OUT / "queries"
 RESULT = OUT / "queries.json"
 COLD_CONNECTIONS = 20
@@ -88,17 +86,16 @@ def main() -> None:
     plan = Plan(options.rows, options.seed)
     began = read_stat()
     calm_collector()
-    with server(options, console) as dsn:
+    postgres = BenchPostgres(FOLDER / f"{options.rows}-{options.seed}", notify=console.print)
+    with server(postgres, options.dsn) as dsn:
         loaded = load_events.load(dsn, plan, 2, console)
         load_events.report(loaded, plan, console)
         console.print(
             f"read {warm(FOLDER) / 2**30:.1f} GiB of the database into memory: the figures are for a warm cache"
         )
         results = asyncio.run(measure(dsn, plan, options, console))
-    results |= {"machine": machine(), "options": vars(options), "load": asdict(loaded)}
-    results["steal"] = steal_share(began, read_stat())
-    OUT.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
+    results |= {"options": vars(options), "load": asdict(loaded)}
+    write(results, RESULT, began)
     slow = [timed for timed in results["quiet"] if timed.p99 > PROMISE_MS]
     report(console, results, slow)
     sys.exit(1 if slow else 0)
@@ -126,20 +123,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dsn", help="a database to measure instead of our own; its record is filled with events")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     return parser.parse_args()
-
-
-@contextmanager
-def server(options: argparse.Namespace, console: Console) -> Iterator[str]:
-    """Run the server, or use the one that was named."""
-    if options.dsn:
-        yield options.dsn
-        return
-    postgres = BenchPostgres(FOLDER / f"{options.rows}-{options.seed}", notify=console.print)
-    postgres.start()
-    try:
-        yield postgres.url
-    finally:
-        postgres.stop()
 
 
 async def measure(dsn: str, plan: Plan, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -186,17 +169,17 @@ async def time_case(repository: RecordRepository, case: Case, runs: int) -> Time
             rows.append(0)
             given_up += 1
         took.append((time.perf_counter() - began) * 1_000)
-    took.sort()
     rows.sort()
+    p50, p99, greatest = quantiles(took)
     return Timed(
         name=case.name,
         window=case.window,
         runs=runs,
         given_up=given_up,
         rows=rows[runs // 2],
-        p50=took[runs // 2],
-        p99=took[min(runs - 1, int(runs * 0.99))],
-        greatest=took[-1],
+        p50=p50,
+        p99=p99,
+        greatest=greatest,
     )
 
 
@@ -279,18 +262,14 @@ async def empty_next_day(dsn: str) -> None:
 
 def report(console: Console, results: dict[str, Any], slow: list[Timed]) -> None:
     """Print the tables."""
-    info = results["machine"]
-    console.print(
-        f"{info['cpu']}, {info['cores']} cores, {info['kernel']}, PostgreSQL {results['postgres']}, "
-        f"Python {info['python']}, commit {info['commit']}"
-    )
+    introduce(console, results)
     console.print(_table(results["quiet"]))
     rate = results["written_rows_per_second"]
     console.print(f"while {rate:,} rows/s are written from another process:")
     console.print(_table(results["while_writing"]))
     cold = results["cold"]
     console.print(f"new connection: ready in {cold['ready_ms']:.1f} ms, first query {cold['first_query_ms']:.1f} ms")
-    console.print(f"taken by the hypervisor: {results['steal']:.1%}; written to {RESULT}", soft_wrap=True)
+    conclude(console, results, RESULT)
     for timed in slow:
         console.print(
             f"over {PROMISE_MS:g} ms: {timed.name} ({timed.window}): p99 {timed.p99:.1f} ms, "

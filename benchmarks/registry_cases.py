@@ -140,11 +140,23 @@ async def deep_cursor(items: RegistryItemRepository, search: ServiceSearch, sort
     return cursor
 
 
+# Orders by several fields. The last one has no index.
+SEVERAL = (
+    "priority,name",
+    "-priority,name",
+    "status,name",
+    "-status,name",
+    "priority,-updated_at",
+    "protocol,status,name",
+    "updated_at,name",
+)
 DEEP = {
     "created_at": (ServiceSearch(), "created_at"),
     "priority": (ServiceSearch(), "priority"),
     "name": (ServiceSearch(), "name"),
     "service": (ServiceSearch(text="service"), "created_at"),
+    "priority,name": (ServiceSearch(), "priority,name"),
+    "-status,name": (ServiceSearch(), "-status,name"),
 }
 
 
@@ -154,6 +166,8 @@ def cases(known: Known) -> Iterator[Case]:
     yield Case("get by name", lambda items, random: items.get_by_name(random.choice(known.names).upper()))
     for sort in ("created_at", "-updated_at", "name", "priority", "-status"):
         yield _find(f"list by {sort}", ServiceSearch(), sort)
+    for sort in SEVERAL:
+        yield _find(f"list by {sort}", ServiceSearch(), sort)
     for name, (search, sort) in DEEP.items():
         yield _find(f"deep page: {name}", search, sort, known.deep[name])
     for name, search in _SEARCHES.items():
@@ -162,6 +176,19 @@ def cases(known: Known) -> Iterator[Case]:
     yield _find("uncommon word by name", ServiceSearch(text="w77"), "name")
     yield _find("last protocol by name", ServiceSearch(filters={"protocol": "unix_socket"}), "name")
     yield from _official(known)
+    yield _find("common word by priority,name", ServiceSearch(text="service"), "priority,name")
+    yield _find("uncommon word by status,name", ServiceSearch(text="w77"), "status,name")
+    yield Case("page 100 by number", lambda items, _: items.find(ServiceSearch(), skip=4_950))
+    yield Case(
+        "page 100 of a word", lambda items, _: items.find(ServiceSearch(text="service"), sort="name", skip=4_950)
+    )
+    for name, search in _FACETS.items():
+        yield Case(f"facets: {name}", lambda items, _, search=search: items.get_facets(search, tags=50))  # type: ignore[misc]
+    for name, search in _MEMBERS.items():
+        yield _find(name, search)
+    yield Case("count estimated", lambda items, _: items.estimate_found(ServiceSearch(text="w77")))
+    yield Case("count of a status", lambda items, _: items.count_found(ServiceSearch(filters={"status": "healthy"})))
+    yield Case("tags", lambda items, _: items.tag_counts(limit=1_000))
     yield Case("statistics", lambda items, _: items.get_service_statistics())
     yield Case(f"impact, {HUB_DEPENDENTS} dependents", lambda items, _: items.get_impact(known.hub))
 
@@ -241,4 +268,15 @@ _SEARCHES = {
     "required and not healthy": ServiceSearch(filters={"is_required": True, "status": ["unhealthy", "maintenance"]}),
     "stale: few": ServiceSearch(stale_for=timedelta(hours=1)),
     "stale: all": ServiceSearch(stale_for=timedelta(0)),
+}
+_FACETS = {
+    "all": ServiceSearch(),
+    "a status": ServiceSearch(filters={"status": ServiceStatus.HEALTHY}),
+    "a rare word": ServiceSearch(text="w4321"),
+    "a tag": _tagged("any", "team-7"),
+    "a common word": ServiceSearch(text="service"),
+}
+_MEMBERS = {
+    "metadata: a member": ServiceSearch(members=((("owner",), "team-7"),)),
+    "metadata: absent": ServiceSearch(members=((("cost_centre",), "nothing"),)),
 }

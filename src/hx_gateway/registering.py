@@ -37,6 +37,7 @@ from hx_gateway.registry.official.server_json import Rules
 from hx_gateway.registry.official.source import PAGE_BYTES, RegistrySource
 from hx_gateway.registry.probing import Prober
 from hx_gateway.registry.probing.commands import CommandsError, load_commands
+from hx_gateway.registry.service_gauge import ServiceGauge
 from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.sync.followed import Followed, followed_of
 from hx_gateway.registry.sync.job import RegistrySync
@@ -99,6 +100,7 @@ class Registering:
         self._pages = EgressGuard(replace(policy, max_bytes=PAGE_BYTES))
         sources = RegistrySource(self._pages)
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
+        self._gauge = ServiceGauge(database, metrics)
         self._public_tenant = settings.registry_public_tenant
         self.official = OfficialRegistry(
             transactions,
@@ -154,6 +156,8 @@ class Registering:
         stack.callback(self._pages.close)
         self.sync.start()
         stack.push_async_callback(self.sync.aclose)
+        self._gauge.start()
+        stack.push_async_callback(self._gauge.aclose)
         if self.prober is not None:
             self.prober.start()
             stack.push_async_callback(self.prober.aclose)

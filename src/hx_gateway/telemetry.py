@@ -284,6 +284,13 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self.registry_services = Gauge(
+            "hx_registry_services",
+            "Living services of all tenants.",
+            ("status", "protocol", "priority"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.self_preservation = Gauge(
             "hx_registry_self_preservation",
             "1 while failures of services are taken for the gateway's own, 0 while not.",

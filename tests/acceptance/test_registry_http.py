@@ -524,6 +524,56 @@ def test_the_checks_of_another_tenant_are_not_found(desk: Desk, people: People) 
     assert desk.refused("POST", "/services/check", {}, key=desk.reader)[:2] == (403, "permission_denied")
 
 
+def test_lists_by_several_fields_by_page_and_by_members(desk: Desk) -> None:
+    for name, priority, team in (("b", "low", "search"), ("a", "low", 7), ("c", "critical", ["search"])):
+        desk.make(name, priority=priority, service_metadata={"team": team, "owner": {"on_call": True}}, tags=["x"])
+    assert desk.names("/services?sort=-priority,name") == ["a", "b", "c"]
+    assert desk.names("/services?sort=priority&sort=-name") == ["c", "b", "a"]
+    assert desk.names("/services?sort=name&metadata.team=search&metadata.owner.on_call=true") == ["b", "c"]
+    assert desk.names("/services?metadata.team=7") == ["a"]
+    page = desk.ask("GET", "/services?sort=-priority,name&page=2&page_size=1&count=estimated&enabled=true")
+    told = page.json()
+    assert ([item["name"] for item in told["items"]], told["total"], told["total_is_estimated"]) == (["b"], 3, False)
+    link = str(page.header("link")).partition(">")[0].removeprefix(f"<{PREFIX}")
+    assert desk.names(link) == ["c"]
+    assert desk.done("GET", "/services?q=a&count=estimated")["total_is_estimated"] is True
+    for wrong, param in {
+        "sort=name,-name": "sort",
+        "sort=nothing": "sort.0",
+        "page=101&page_size=50": "page",
+        "page=1&cursor=eA": "page",
+        "metadata.=x": "metadata.",
+        "metadata.a..b=x": "metadata.a..b",
+        "metadatum.a=x": "metadatum.a",
+        "&".join(f"metadata.m{number}=1" for number in range(17)): "metadata",
+    }.items():
+        assert desk.refused("GET", f"/services?{wrong}")[::2] == (422, param), wrong
+
+
+def test_numbers_of_services_are_those_of_what_passes(desk: Desk) -> None:
+    for name, tags in (("a", ["x", "y"]), ("b", ["x"]), ("c", [])):
+        desk.make(name, tags=tags, is_required=name != "c")
+    desk.done("PUT", "/services/a/health", {"status": "unhealthy"})
+    desk.done("PUT", "/services/b/dependencies/a")
+    for query, total, tagged in (("", 3, [("x", 2), ("y", 1)]), ("?q=a", 1, [("x", 1), ("y", 1)])):
+        facets = desk.done("GET", f"/services/facets{query}")
+        assert (facets["total"], sum(facets["status"].values()), facets["tags_counted_in"]) == (total, total, total)
+        assert [(one["tag"], one["services"]) for one in facets["tags"]] == tagged
+    assert desk.done("GET", "/services/facets?required=true&tags=x&tags_match=none")["total"] == 0
+    assert desk.done("GET", "/services/facets?status=unhealthy")["required"] == 1
+    numbers = desk.done("GET", "/statistics")
+    assert numbers["required_services"] == {"total": 2, "healthy": 0, "unhealthy_count": 1, "unhealthy": ["a"]}
+    assert [one["name"] for one in numbers["top_failing"]] == ["a"]
+    assert [(one["name"], one["dependents"]) for one in numbers["most_depended_on"]] == [("a", 1)]
+    assert (numbers["stale"], numbers["flapping"], numbers["success_rate_1h"]) == (3, 0, None)
+    summary = desk.done("GET", "/health/summary")
+    assert (summary["required_unhealthy"], summary["by_status"]["unhealthy"]) == (["a"], 1)
+    series = desk.done("GET", "/statistics/timeseries?metric=success_rate")
+    assert (series["metric"], series["items"]) == ("success_rate", [])
+    assert desk.refused("GET", "/statistics/timeseries?metric=nothing")[::2] == (422, "metric")
+    assert desk.refused("POST", "/services", {"name": "facets"})[::2] == (422, "name")
+
+
 def test_dependencies_go_both_ways_and_never_in_a_circle(desk: Desk) -> None:
     for name in ("web", "api", "db"):
         desk.make(name)

@@ -96,7 +96,10 @@ def operations() -> list[tuple[str, str]]:
     one, many = f"{PREFIX}/services/{{ref}}", f"{PREFIX}/services"
     by_path = {
         many: "GET POST",
-        **{f"{many}/{which}": "GET" for which in ("healthy", "unhealthy", "required", "stale", "by-tag/{tag}")},
+        **{
+            f"{many}/{which}": "GET"
+            for which in ("healthy", "unhealthy", "required", "stale", "facets", "by-tag/{tag}")
+        },
         f"{many}/bulk": "POST PATCH DELETE",
         f"{many}/bulk/restore": "POST",
         one: "GET PUT PATCH DELETE",
@@ -120,6 +123,7 @@ def operations() -> list[tuple[str, str]]:
         f"{many}/check": "POST",
         f"{PREFIX}/checks/{{job}}": "GET",
         f"{PREFIX}/sync": "GET POST",
+        f"{PREFIX}/statistics/timeseries": "GET",
         **{
             f"{PREFIX}/{what}": "GET" for what in ("statistics", "tags", "health/summary", "audit", "changes", "events")
         },

@@ -22,14 +22,19 @@ class _Packed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     mark: str
     value: str | int | None
     id: str
+    more: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last object of a page: its value of what the list is sorted by, and its id."""
+    """The last object of a page: its value of what the list is sorted by, and its id.
+
+    ``more`` are those of what it is sorted by where that is the same.
+    """
 
     value: str | int | None
     id: str
+    more: tuple[str | int, ...] = ()
 
 
 def mark_of(*query: object) -> str:
@@ -39,12 +44,16 @@ def mark_of(*query: object) -> str:
 
 def encode_cursor(position: Position, mark: str) -> str:
     """Return the cursor of ``position`` in the query that ``mark`` tells from others."""
-    packed = msgspec.json.encode(_Packed(mark, position.value, position.id))
+    packed = msgspec.json.encode(_Packed(mark, position.value, position.id, position.more))
     return base64.urlsafe_b64encode(packed).decode("ascii")
 
 
-def decode_cursor(cursor: str | None, mark: str, value_type: type[str | int]) -> Position | None:
-    """Return the position. Raises :class:`InvalidField` for one of another query, or of nobody's."""
+def decode_cursor(
+    cursor: str | None, mark: str, value_type: type[str | int], *more: type[str | int]
+) -> Position | None:
+    """Return the position, with values of these types. Raises :class:`InvalidField` for one of another query, or of
+    nobody's.
+    """
     if cursor is None:
         return None
     if len(cursor) > MAX_CURSOR_CHARS:
@@ -58,12 +67,16 @@ def decode_cursor(cursor: str | None, mark: str, value_type: type[str | int]) ->
             "cursor belongs to a query with other filters: repeat those, or pass none for the first page.",
             param="cursor",
         )
-    value = packed.value
-    if "\0" in f"{value}{packed.id}" or not (value is None or type(value) is value_type):
+    fits = packed.value is None or _fits(packed.value, value_type)
+    if "\0" in packed.id or not fits or len(packed.more) != len(more) or not all(map(_fits, packed.more, more)):
         raise _not_ours()
-    if isinstance(value, int) and not 0 <= value < _MAX_COUNT:
-        raise _not_ours()
-    return Position(value, packed.id)
+    return Position(packed.value, packed.id, packed.more)
+
+
+def _fits(value: str | int, kind: type[str | int]) -> bool:
+    if type(value) is not kind:
+        return False
+    return 0 <= value < _MAX_COUNT if isinstance(value, int) else "\0" not in value
 
 
 def _not_ours() -> InvalidField:

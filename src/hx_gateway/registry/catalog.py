@@ -22,6 +22,7 @@ OnConflict = Literal["error", "update", "restore"]
 Dependents = Literal["restrict", "detach", "force"]
 Values = Mapping[str, Any]
 MAX_TAG_COUNTS = 1000
+MAX_FACET_TAGS = 50
 _OBJECTS = frozenset({"service_metadata", "config"})
 
 
@@ -90,10 +91,11 @@ class Catalog:
         sort: str = "created_at",
         limit: int = 50,
         cursor: str | None = None,
+        skip: int = 0,
     ) -> ServicePage:
-        """Return a page of the services that pass ``search``."""
+        """Return a page of the services that pass ``search``, but for the first ``skip``."""
         async with self._open(actor, tenant_id, "services.find") as items:
-            page = await items.find(search, sort=sort, limit=limit, cursor=cursor)
+            page = await items.find(search, sort=sort, limit=limit, cursor=cursor, skip=skip)
             return ServicePage(items=[item.to_dict() for item in page.items], next_cursor=page.next_cursor)
 
     async def update(
@@ -221,6 +223,18 @@ class Catalog:
         """Return how many services pass ``search``."""
         async with self._open(actor, tenant_id, "services.count") as items:
             return await items.count_found(search)
+
+    async def estimate(self, actor: Actor, search: ServiceSearch, *, tenant_id: str | None = None) -> tuple[int, bool]:
+        """Return about how many services pass ``search``, and whether that is an estimate."""
+        async with self._open(actor, tenant_id, "services.estimate") as items:
+            return await items.estimate_found(search)
+
+    async def facets(self, actor: Actor, search: ServiceSearch, *, tenant_id: str | None = None) -> dict[str, Any]:
+        """Return how many of the services that pass ``search`` have each value, and the most frequent tags."""
+        async with self._open(actor, tenant_id, "services.facets") as items:
+            facets, tags, tags_counted_in = await items.get_facets(search, tags=MAX_FACET_TAGS)
+        told = [{"tag": tag, "services": number} for tag, number in tags]
+        return {**asdict(facets), "tags": told, "tags_counted_in": tags_counted_in}
 
     async def tags(self, actor: Actor, *, tenant_id: str | None = None) -> list[dict[str, Any]]:
         """Return the most frequent tags of the tenant's services, at most :data:`MAX_TAG_COUNTS`."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     Select,
@@ -20,19 +17,15 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    cast,
     delete,
-    exists,
     func,
-    literal_column,
-    not_,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased, contains_eager
+from sqlalchemy.orm import contains_eager
 from sqlalchemy.orm.interfaces import ORMOption
 
 from hx_gateway.access.errors import InvalidField, no_such
@@ -47,8 +40,6 @@ from hx_gateway.db.models.registry_items import (
     DependencyKind,
     ItemHealth,
     RegistryItem,
-    ServicePriority,
-    ServiceProtocol,
     ServiceStatus,
     unchanged_by,
 )
@@ -57,27 +48,21 @@ from hx_gateway.registry.audit_trail import Action, AuditTrail, Recorded
 from hx_gateway.registry.errors import ITEM_RULES, DependencyCycle, NotDeleted, Rule
 from hx_gateway.registry.graph import ServiceGraph, path_between
 from hx_gateway.registry.intervals import first_wait
+from hx_gateway.registry.item_counts import ItemCounts, is_counted, planned_rows
 from hx_gateway.registry.item_edges import ItemEdges
+from hx_gateway.registry.item_facets import FACET_COLUMNS, SAMPLED_TAGS, counted, tags_of
 from hx_gateway.registry.item_graph import MAX_IMPACT, Direction, Impact, ItemGraph
-from hx_gateway.registry.item_search import ItemSearch, health_of, prepare
+from hx_gateway.registry.item_numbers import ItemNumbers
+from hx_gateway.registry.item_search import RANKED, ItemSearch, health_of, places, prepare, tagged, worded
+from hx_gateway.registry.orders import Order, SortKey
 from hx_gateway.registry.pending_repository import PendingRepository
-from hx_gateway.registry.repository import MAX_BULK, BaseRepository, BulkResult, Order, Page, Values, check_version
-from hx_gateway.registry.searches import ServiceSearch
-from hx_gateway.registry.statistics import ServiceStatistics, added_up
+from hx_gateway.registry.repository import MAX_BULK, BaseRepository, BulkResult, Page, Values, check_version
+from hx_gateway.registry.searches import ServiceSearch, objects_with, words_of
+from hx_gateway.registry.statistics import Facets, ServiceStatistics, added_up, facets_of
 
-MAX_WORDS = 16
-_WORD = re.compile(r"[^\W_]+")
-# Enumerations by the numbers of their members: for an enumeration itself there is no index behind row-level security.
-_RANKED: Mapping[str, tuple[Any, type[StrEnum]]] = {
-    "status": (ItemHealth.status_rank, ServiceStatus),
-    "build_type": (RegistryItem.build_type_rank, BuildType),
-    "protocol": (RegistryItem.protocol_rank, ServiceProtocol),
-    "priority": (RegistryItem.priority_rank, ServicePriority),
-}
-_SIMPLE: ColumnElement[Any] = literal_column("'pg_catalog.simple'::regconfig")
 _NAMES: ColumnElement[str] = func.unnest(bindparam("names", type_=ARRAY(Text))).column_valued("asked")
 
-__all__ = ["MAX_WORDS", "RegistryItemRepository", "ServiceSearch", "ServiceStatistics"]
+__all__ = ["RegistryItemRepository", "ServiceSearch", "ServiceStatistics"]
 
 
 class RegistryItemRepository(BaseRepository[RegistryItem]):
@@ -92,6 +77,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def __init__(self, session: AsyncSession, trail: AuditTrail) -> None:
         super().__init__(session, trail)
         self._ids = ItemSearch(session, trail.tenant_id)
+        self._counts = ItemCounts(session, trail.tenant_id)
         self._graph = ItemGraph(session, trail.tenant_id)
         self._edges = ItemEdges(session, trail.tenant_id)
         self._pending = PendingRepository(session, trail.tenant_id)
@@ -136,17 +122,26 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         return await self.find(ServiceSearch(stale_for=older_than), limit=limit, cursor=cursor)
 
     async def find(
-        self, search: ServiceSearch, *, sort: str = "created_at", limit: int = 50, cursor: str | None = None
+        self,
+        search: ServiceSearch,
+        *,
+        sort: str = "created_at",
+        limit: int = 50,
+        cursor: str | None = None,
+        skip: int = 0,
     ) -> Page[RegistryItem]:
-        """Return a page of the services that pass ``search``; the rest as in :meth:`get_multi`.
+        """Return a page of the services that pass ``search``, but for the first ``skip``; the rest as in
+        :meth:`get_multi`.
 
         A search that includes the deleted looks at them one by one, and takes as long as there are many.
         """
         order = self._order(search.key(), sort=sort, limit=limit, cursor=cursor)
         conditions = [*self._searched(search)]
+        if search.deleted == "without" and (skip or len(order.keys) > 1):
+            return await self._in_steps(search, order, conditions, skip)
         if search.deleted != "without" or not conditions:
             query = self._query(include_deleted=search.deleted != "without")
-            return await self._page(query.where(*conditions), order)
+            return await self._page(query.where(*conditions), order, skip=skip)
         nearby = self._ids.nearby(search, order, conditions)
         found = [] if nearby is None else await self._loaded(nearby, order)
         if len(found) <= order.limit:
@@ -281,24 +276,49 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
 
     async def get_service_statistics(self) -> ServiceStatistics:
         """Return numbers of all the tenant's services."""
-        tenant_id, health, deleted = self._trail.tenant_id, ItemHealth, aliased(RegistryItem)
-        query = select(ItemCount.__table__).where(ItemCount.tenant_id == tenant_id)
-        counts = (await self._session.execute(query)).all()
-        # Counters change with every probe: nobody keeps their sums, for which all probes would wait for each other.
-        probes = select(
-            _sum(health.success_count).label("success_count"),
-            _sum(health.failure_count).label("failure_count"),
-            func.avg(health.response_time_ms).label("average_response_time_ms"),
-        ).where(health.tenant_id == tenant_id)
-        if any(row.items for row in counts if not row.is_active):
-            probes = probes.where(~exists().where(deleted.deleted_at.is_not(None), health_of(deleted)))
+        query = select(ItemCount.__table__).where(ItemCount.tenant_id == self._trail.tenant_id)
+        counts = [row for row in await self._session.execute(query) if row.items]
         await prepare(self._session)
-        return added_up(counts, (await self._session.execute(probes)).one())
+        numbers = ItemNumbers(self._session, self._trail.tenant_id, self._trail.now)
+        unwell = any(row.is_required and row.is_active and row.status is ServiceStatus.UNHEALTHY for row in counts)
+        return added_up(
+            counts,
+            await numbers.of_probes(any_deleted=any(not row.is_active for row in counts)),
+            unhealthy_required=await numbers.unhealthy_required() if unwell else (),
+            most_depended_on=await numbers.most_depended_on(),
+        )
 
     async def count_found(self, search: ServiceSearch) -> int:
         """Return how many services pass ``search``."""
+        conditions = [*self._searched(search)]
+        if is_counted(search):
+            return sum(row.items for row in await self._counts.alike(search.filters))
         query = self._rows(func.count(), include_deleted=search.deleted != "without")
-        return await self._session.scalar(query.where(*self._searched(search))) or 0
+        return await self._session.scalar(query.where(*conditions)) or 0
+
+    async def estimate_found(self, search: ServiceSearch) -> tuple[int, bool]:
+        """Return about how many services pass ``search``, and whether that is an estimate: some are counted anyway."""
+        if is_counted(search):
+            return await self.count_found(search), False
+        query = self._rows(RegistryItem.id, include_deleted=search.deleted != "without")
+        return await planned_rows(self._session, query.where(*self._searched(search))), True
+
+    async def get_facets(self, search: ServiceSearch, *, tags: int) -> tuple[Facets, list[tuple[str, int]], int]:
+        """Return how many of the services that pass ``search`` have each value, and ``tags`` of the most frequent tags.
+
+        The last number is how many services the tags were counted in: some, where they are many.
+        """
+        conditions = [*self._searched(search)]
+        await prepare(self._session)
+        if search.deleted == "without":
+            conditions = await self._indexed(search)
+        query = self._rows(*FACET_COLUMNS, include_deleted=search.deleted != "without").where(*conditions)
+        if is_counted(search):
+            rows = [*await self._counts.alike(search.filters)]
+            _, ids = await counted(self._session, query.order_by(RegistryItem.id).limit(SAMPLED_TAGS))
+        else:
+            rows, ids = await counted(self._session, query)
+        return facets_of(rows), await tags_of(self._session, self._trail.tenant_id, ids, limit=tags), len(ids)
 
     async def tag_counts(self, *, limit: int) -> list[tuple[str, int]]:
         """Return the tags of living services with how many have each, the most frequent first."""
@@ -314,7 +334,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         if search.text is not None:
             yield self._matching(search.text)
         if search.tags:
-            yield _tagged(search.tags, search.tags_match)
+            yield tagged(search.tags, search.tags_match)
         yield from self._stale(search)
         yield from self._placed(search)
 
@@ -323,7 +343,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         conditions = [*self._conditions(search.filters), *self._ids.with_tags(search), *self._stale(search)]
         conditions += self._placed(search)
         if search.text is not None:
-            conditions += await self._ids.with_words(_WORD.findall(search.text), self._matches(search.text))
+            conditions += await self._ids.with_words(words_of(search.text), self._matches(search.text))
         return conditions
 
     def _stale(self, search: ServiceSearch) -> Iterator[ColumnElement[bool]]:
@@ -345,25 +365,40 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
             yield item.updated_at >= search.updated_since
         if search.metadata:
             yield item.__table__.c.service_metadata.contains(search.metadata)
+        for path, value in search.members:
+            column = item.__table__.c.service_metadata
+            yield or_(*(column.contains(one) for one in objects_with(path, value)))
         if search.depends_on is not None:
             edge = DependencyEdge
             near = and_(edge.tenant_id == item.tenant_id, edge.item_id == item.id)
             yield select(edge.item_id).where(near, edge.depends_on_id == search.depends_on).exists()
 
+    async def _in_steps(
+        self, search: ServiceSearch, order: Order, conditions: Sequence[ColumnElement[bool]], skip: int
+    ) -> Page[RegistryItem]:
+        whole = replace(order, limit=order.limit + skip)
+        ids = await self._ids.in_steps(search, whole, conditions)
+        if ids is None:
+            await prepare(self._session)
+            ids = await self._ids.ids(self._ids.gathered(search, whole, await self._indexed(search)), whole)
+        query = self._query(include_deleted=False).where(RegistryItem.id.in_(ids[skip : whole.limit]))
+        found = {item.id: item for item in await self._session.scalars(query)}
+        # Without those that were deleted since their ids were read.
+        items = [found[item_id] for item_id in ids[skip : whole.limit] if item_id in found]
+        return Page(items, order.cursor(items[-1]) if items and len(ids) > whole.limit else None)
+
     async def _loaded(self, page: Subquery, order: Order) -> Sequence[RegistryItem]:
         query = self._query(include_deleted=False).join(page, page.c.id == RegistryItem.id)
-        return (await self._session.scalars(query.order_by(*order.by(page.c.place, page.c.id)))).all()
+        return (await self._session.scalars(query.order_by(*order.by(*places(page, order))))).all()
 
     # What is different from other models
 
-    def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
-        order = super()._order(asked, sort=sort, limit=limit, cursor=cursor)
-        if order.field not in _RANKED:
-            return order
+    def _sort_key(self, field: str, *, down: bool) -> SortKey:
+        if field not in RANKED:
+            return super()._sort_key(field, down=down)
         # By its number, as the index has it.
-        column, members = _RANKED[order.field]
-        ranks = {member: number for number, member in enumerate(members)}
-        return replace(order, column=column, after=order.after and (case(ranks, value=order.after[0]), order.after[1]))
+        column, members = RANKED[field]
+        return SortKey(field, down, column, [*members].index)
 
     async def _list(
         self,
@@ -395,19 +430,15 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
     def _equals(self, field: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         if field == "name":
             return RegistryItem.name_key.in_([func.lower(value) for value in values])
-        if field in _RANKED:
-            rank, members = _RANKED[field]
+        if field in RANKED:
+            rank, members = RANKED[field]
             found: ColumnElement[bool] = rank.in_([[*members].index(value) for value in values])
             return found
         return super()._equals(field, column, values)
 
     def _matches(self, text: str) -> ColumnElement[bool]:
         """Match services that have, for each word of ``text``, one that begins with it, in whatever case."""
-        words = words_of(text)
-        if not 0 < len(words) <= MAX_WORDS:
-            raise InvalidField(f"text: must have 1 to {MAX_WORDS} words.", param="text")
-        query = " & ".join(f"'{word}':*" for word in words)
-        return RegistryItem.words.op("@@", is_comparison=True)(func.to_tsquery(_SIMPLE, query))
+        return worded(text)
 
     def _made(self, values: Values) -> RegistryItem:
         item = super()._made(values)
@@ -568,22 +599,5 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         await self._trail.record(self.kind, [Recorded("updated", str(item.id), *told)])
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words that a service is searched by: from 1 to :data:`MAX_WORDS` there may be."""
-    return _WORD.findall(text)
-
-
 def _has_a_new_name(action: Action, item: RegistryItem, before: Values | None) -> bool:
     return before is None or action == "restored" or before["name"] != item.name
-
-
-def _tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> ColumnElement[bool]:
-    if not all(isinstance(tag, str) and unstorable(tag) is None for tag in tags):
-        raise InvalidField("tags: must be one text or more, without NUL characters.", param="tags")
-    wanted, column = sorted(tags), RegistryItem.__table__.c.tags
-    tagged: ColumnElement[bool] = column.contains(wanted) if match == "all" else column.overlap(wanted)
-    return not_(tagged) if match == "none" else tagged
-
-
-def _sum(column: Any) -> ColumnElement[int]:
-    return func.coalesce(cast(func.sum(column), BigInteger), 0)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, DateTime, Select, func, inspect, literal, or_, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, DateTime, Select, func, inspect, literal, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.interfaces import ORMOption
 
-from hx_gateway.access.cursors import Position, decode_cursor, encode_cursor, mark_of
+from hx_gateway.access.cursors import Position, decode_cursor, mark_of
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.access.resources import MAX_PAGE
 from hx_gateway.db.models.base import Base
@@ -29,9 +27,10 @@ from hx_gateway.db.models.validation import (
     unstorable,
 )
 from hx_gateway.errors import HXError
-from hx_gateway.kit.epochs import from_unix_us, unix_us
+from hx_gateway.kit.epochs import from_unix_us
 from hx_gateway.registry.audit_trail import Action, AuditTrail, Recorded
 from hx_gateway.registry.errors import Rule, VersionConflict
+from hx_gateway.registry.orders import Order, SortKey, last_id, sort_fields
 
 MAX_BULK = 500
 MAX_SEARCH_CHARS = 200
@@ -62,29 +61,6 @@ class BulkResult(Generic[ModelT]):
 
     items: list[ModelT]
     failures: list[BulkFailure]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """How a list is sorted, by ``column`` and then by id, and after what a page of ``limit`` begins."""
-
-    field: str
-    down: bool
-    limit: int
-    column: Any
-    mark: str
-    after: tuple[ColumnElement[Any], ColumnElement[Any]] | None
-
-    def beyond(self, ids: Any) -> ColumnElement[bool]:
-        """Return the condition for what comes after the page before."""
-        if self.after is None:
-            return true()
-        key, last = tuple_(self.column, ids), tuple_(*self.after)
-        return key < last if self.down else key > last
-
-    def by(self, *columns: Any) -> list[ColumnElement[Any]]:
-        """Return what sorts by columns in this direction."""
-        return [column.desc() if self.down else column.asc() for column in columns]
 
 
 class BulkRefused(InvalidField):
@@ -151,7 +127,8 @@ class BaseRepository(Generic[ModelT]):
         """Return a page of those that pass all ``filters``.
 
         A filter is a field and its value, a list or a set of values of which it has one, or ``None`` for no value.
-        ``sort`` is one of :attr:`sortable`, with ``-`` before it from the greatest down; ``limit`` 1 to ``MAX_PAGE``.
+        ``sort`` is one of :attr:`sortable`, with ``-`` before it from the greatest down, or several with commas between
+        them; ``limit`` 1 to ``MAX_PAGE``.
         ``cursor`` is a page's ``next_cursor``, and good for the same filters and order only.
         """
         return await self._list(None, filters, sort=sort, limit=limit, cursor=cursor, include_deleted=include_deleted)
@@ -340,28 +317,40 @@ class BaseRepository(Generic[ModelT]):
         return await self._page(self._query(include_deleted=include_deleted).where(*conditions), order)
 
     def _order(self, asked: object, *, sort: str, limit: int, cursor: str | None) -> Order:
-        field, down = sort.removeprefix("-"), sort.startswith("-")
-        if field not in self.sortable:
-            raise InvalidField(f"sort: must be one of {', '.join(sorted(self.sortable))}.", param="sort")
+        keys = tuple(self._sort_key(field, down=down) for field, down in sort_fields(sort, self.sortable))
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidField(f"limit: must be between 1 and {MAX_PAGE}.", param="limit")
-        column, mark = self._columns()[field], mark_of(self.kind, sort, in_order(asked))
-        position = decode_cursor(cursor, mark, int if isinstance(column.type, DateTime) else str)
-        after = None if position is None else _bound_position(column, position)
-        return Order(field=field, down=down, limit=limit, column=column, mark=mark, after=after)
+        mark = mark_of(self.kind, sort, in_order(asked))
+        kind, *more = (int if isinstance(key.column.type, DateTime) else str for key in keys)
+        position = decode_cursor(cursor, mark, kind, *more)
+        after = None if position is None else self._bound_position(keys, position)
+        return Order(keys=keys, down=keys[-1].down, limit=limit, mark=mark, after=after)
 
-    async def _page(self, query: Select[Any], order: Order) -> Page[ModelT]:
+    def _sort_key(self, field: str, *, down: bool) -> SortKey:
+        """Return what sorts by a field of :attr:`sortable`."""
+        return SortKey(field, down, self._columns()[field], lambda value: value)
+
+    def _bound_position(self, keys: Sequence[SortKey], position: Position) -> tuple[Any, ...]:
+        columns = self._columns()
+        places = []
+        for key, value in zip(keys, (position.value, *position.more), strict=True):
+            column = columns[key.field]
+            bound = from_unix_us(value) if isinstance(value, int) else coerced(column, value)
+            problems = tuple(column_problems({"cursor": bound}, {"cursor": column}))
+            if problems:
+                raise InvalidModel(*problems)
+            places.append(key.place(bound))
+        return (*places, last_id(position.id))
+
+    async def _page(self, query: Select[Any], order: Order, *, skip: int = 0) -> Page[ModelT]:
         ids = self.model.id
-        query = query.where(order.beyond(ids)).order_by(*order.by(order.column, ids)).limit(order.limit + 1)
-        return self._cut((await self._session.scalars(query)).all(), order)
+        query = query.where(order.beyond(ids)).order_by(*order.by(*order.columns, ids)).limit(order.limit + 1)
+        return self._cut((await self._session.scalars(query.offset(skip))).all(), order)
 
     def _cut(self, found: Sequence[ModelT], order: Order) -> Page[ModelT]:
         """Make a page of what was found in order: one more than it holds where there are more."""
         items = list(found[: order.limit])
-        if len(found) <= order.limit:
-            return Page(items, None)
-        position = Position(_plain(getattr(items[-1], order.field)), str(items[-1].id))
-        return Page(items, encode_cursor(position, order.mark))
+        return Page(items, order.cursor(items[-1]) if len(found) > order.limit else None)
 
     def _made(self, values: Values) -> ModelT:
         self.model.check_names(values)
@@ -511,22 +500,3 @@ def in_order(asked: object) -> object:
         case tuple():
             return tuple(map(in_order, asked))
     return asked
-
-
-def _plain(value: Any) -> str | int:
-    """Return a sorted value as a cursor holds it: times in microseconds since 1970."""
-    if isinstance(value, datetime):
-        return unix_us(value.astimezone(UTC))
-    return str(value.value if isinstance(value, Enum) else value)
-
-
-def _bound_position(column: Column[Any], after: Position) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    value = from_unix_us(after.value) if isinstance(after.value, int) else coerced(column, after.value)
-    try:
-        last_id = UUID(after.id)
-    except ValueError:
-        raise InvalidField("cursor: is not one that a page came with.", param="cursor") from None
-    problems = tuple(column_problems({"cursor": value}, {"cursor": column}))
-    if problems:
-        raise InvalidModel(*problems)
-    return literal(value, column.type), literal(last_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,9 @@ from hx_gateway.registry.probing import (
     ProbedItems,
     Prober,
     ProbeRepository,
+    SeriesMetric,
+    series,
+    slower_because,
 )
 from hx_gateway.registry.probing.beat_repository import BeatingItems
 from hx_gateway.registry.probing.outcome import redacted
@@ -50,7 +54,33 @@ class Standing:
     ) -> HealthState:
         """Return how a service is, and why."""
         async with self._transactions.open(actor, tenant_id, "standing.health") as transaction:
-            return HealthState.of(await found(transaction.items, ref, include_deleted=include_deleted))
+            state = HealthState.of(await found(transaction.items, ref, include_deleted=include_deleted))
+            if state.status is not ServiceStatus.HEALTHY:
+                return state
+            session, tenant = transaction.session, transaction.tenant_id
+            reason = await slower_because(session, tenant, state.service_id, transaction.now)
+            return replace(state, degraded_reason=reason)
+
+    async def series(
+        self,
+        actor: Actor,
+        metric: SeriesMetric,
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+        tenant_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Return what probes found of the tenant's services together, in periods of ``step``.
+
+        ``services_at_most`` is how many services it is of at most: of more, some were looked at.
+        """
+        async with self._transactions.open(actor, tenant_id, "standing.series") as transaction:
+            values, most = await series(
+                transaction.session, transaction.tenant_id, metric, start=start, end=end, step=step
+            )
+        items = [{"start": at, "value": value} for at, value in values]
+        return {"metric": metric, "services_at_most": most, "items": items}
 
     async def check(
         self, actor: Actor, ref: str, *, tenant_id: str | None = None, level: Level | None = None

@@ -17,10 +17,11 @@ from hx_gateway.db.models.registry_index import ItemTag
 from hx_gateway.db.models.registry_items import RegistryItem
 from hx_gateway.db.models.registry_tools import RegistryTool, ToolListing, ToolWord
 from hx_gateway.registry.audit_trail import Recorded
-from hx_gateway.registry.item_repository import RegistryItemRepository, words_of
+from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.registry.item_search import LAST, prepare
 from hx_gateway.registry.probing.outcome import ProbeOutcome
 from hx_gateway.registry.probing.target import Target
+from hx_gateway.registry.searches import words_of
 from hx_gateway.registry.tool_definitions import Tool, ToolList
 
 # Of tools that differ in an entry of the audit log, which goes to everybody who follows the registry.

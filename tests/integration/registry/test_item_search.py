@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text as sql
 from sqlalchemy.exc import DBAPIError
 
+from hx_gateway.access.errors import InvalidField
 from hx_gateway.db.models.registry_items import RegistryItem, ServicePriority, ServiceStatus
 from hx_gateway.db.row_security import EVERY_TENANT
 from hx_gateway.errors import NotFound
@@ -311,6 +312,65 @@ async def test_every_search_in_every_order_finds_what_the_rows_say(registry: Reg
             reverse=down,
         )
         assert await all_pages(registry, search, f"-{sort}" if down else sort) == names(wanted), search
+
+
+@pytest.mark.usefixtures("nearby")
+async def test_lists_in_several_orders_at_once_are_sorted_by_each_in_turn(registry: Registry, rival: Registry) -> None:
+    random = Random(11)
+    await rival.create("mail", tags=["x"])
+    living = []
+    for number in range(40):
+        some = registry.at(NOON - MINUTE * random.randrange(4))
+        item = await some.create(f"s{number}", **drawn(random), status=random.choice([*ServiceStatus]))
+        living.append(await registry.get(item))
+    async with registry.open() as items:
+        await items.delete(living.pop().id)
+    fields: dict[str, Callable[[RegistryItem], Any]] = {
+        "created_at": lambda item: item.created_at,
+        "name": lambda item: item.name,
+        "priority": lambda item: [*ServicePriority].index(item.priority),
+        "status": lambda item: [*ServiceStatus].index(item.status),
+        "protocol": lambda item: item.protocol == "http",
+    }
+    for number in range(60):
+        search = ServiceSearch() if number % 3 == 0 else search_of(random)
+        chosen = [(field, random.random() < 0.5) for field in random.sample([*fields], random.randrange(2, 5))]
+        wanted = sorted((item for item in living if passes(item, search)), key=lambda item: item.id)
+        if chosen[-1][1]:
+            wanted.reverse()
+        # The least important first: sorting keeps the order of what is the same.
+        for field, down in reversed(chosen):
+            wanted.sort(key=fields[field], reverse=down)
+        sort = ",".join(f"-{field}" if down else field for field, down in chosen)
+        assert await all_pages(registry, search, sort) == names(wanted), (sort, search)
+
+
+@pytest.mark.usefixtures("nearby")
+@pytest.mark.parametrize("sort", ["name", "-priority,name"])
+async def test_pages_by_number_are_those_that_cursors_lead_to(registry: Registry, sort: str) -> None:
+    random = Random(5)
+    for number in range(23):
+        await registry.create(f"s{number}", **drawn(random))
+    for search in (ServiceSearch(), ServiceSearch(text="mail"), ServiceSearch(filters={"is_enabled": True})):
+        wanted = await all_pages(registry, search, sort)
+        found: list[str] = []
+        for skip in range(0, 24, 4):
+            async with registry.open() as items:
+                page = await items.find(search, sort=sort, limit=4, skip=skip)
+                assert (page.next_cursor is not None) is (skip + 4 < len(wanted))
+                found += names(page.items)
+                if page.next_cursor is not None:
+                    further = await items.find(search, sort=sort, limit=4, cursor=page.next_cursor)
+                    assert names(further.items) == wanted[skip + 4 : skip + 8]
+        assert found == wanted
+
+
+@pytest.mark.parametrize("sort", ["", "name,", "name,-name", "name,nothing", "-", "name priority"])
+async def test_a_list_is_sorted_by_known_fields_each_once(registry: Registry, sort: str) -> None:
+    async with registry.open() as items:
+        with pytest.raises(InvalidField) as caught:
+            await items.find(ServiceSearch(), sort=sort)
+    assert caught.value.param == "sort"
 
 
 @pytest.mark.usefixtures("nearby")

@@ -59,10 +59,11 @@ StaleOption = Annotated[
 ]
 DeletedOption = Annotated[bool, typer.Option("--deleted", help="Deleted ones too.")]
 SortOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--sort",
-        help="name, created_at, updated_at, build_type, protocol, priority or status; with - backwards.",
+        help="name (unless given), created_at, updated_at, build_type, protocol, priority or status; with - backwards; "
+        "repeatable, as are commas.",
     ),
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many.")]

@@ -36,7 +36,7 @@ def list_services(
     required: options.RequiredFilter = None,
     stale_after: options.StaleOption = None,
     deleted: options.DeletedOption = False,
-    sort: options.SortOption = "name",
+    sort: options.SortOption = None,
     limit: options.LimitOption = 50,
     tenant: options.TenantOption = None,
     as_json: options.JsonOption = False,
@@ -56,7 +56,7 @@ def list_services(
         priority=priority,
         build_type=build_type,
         stale_after=stale_after,
-        sort=sort,
+        sort=sort or ["name"],
     )
     items, more = Registry(url, key, tenant).list(filters, limit)
     if not as_json:

@@ -58,7 +58,9 @@ TAG_CHARS = 100
 MAX_DEPENDENCIES = 200
 MAX_PORT = 65535
 # They stand where a service is named in the path of a request.
-RESERVED_NAMES = frozenset({"bulk", "by-tag", "export", "healthy", "import", "required", "stale", "unhealthy"})
+RESERVED_NAMES = frozenset(
+    {"bulk", "by-tag", "export", "facets", "healthy", "import", "required", "stale", "unhealthy"}
+)
 ERROR_CHARS = 512
 CLASS_CHARS = 20
 # Where a service is, how it is probed, and what was decided: when one changes, it is probed anew.

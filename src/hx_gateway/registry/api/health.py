@@ -5,25 +5,28 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from hx_gateway.access.errors import InvalidField
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
-from hx_gateway.registry.api.asking import Asks, answer
+from hx_gateway.registry.api.asking import Asks, answer, encoded
 from hx_gateway.registry.api.durations import Duration
 from hx_gateway.registry.api.parameters import Instant
 from hx_gateway.registry.api.schemas import CheckAsked, CheckMany, CheckOutcome, ServiceHealth
 from hx_gateway.registry.api.services import InTenant
 from hx_gateway.registry.api.standing import Where
-from hx_gateway.registry.probing import Level
+from hx_gateway.registry.probing import Level, SeriesMetric
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 MOST_HISTORY = timedelta(days=7)
 DEFAULT_STEP = timedelta(minutes=5)
+SERIES_STEP = timedelta(hours=1)
 MAX_PERIODS = 2100
 _LEVELS = {"l1": Level.REACHABLE, "l2": Level.READY}
+_SUMMARISED = ("by_status", "required", "required_not_healthy", "flapping", "stale")
 
 
 class HistoryOfHealthQuery(InTenant):
@@ -62,12 +65,44 @@ class Periods(BaseModel):
     items: list[Period]
 
 
+class SeriesQuery(HistoryOfHealthQuery):
+    """What of, from when until when, in periods of which length: the last day by the hour unless given."""
+
+    metric: SeriesMetric
+    bucket: Duration = SERIES_STEP
+
+
+class Moment(BaseModel):
+    """The value of the period from ``start`` on."""
+
+    start: datetime
+    value: float | None
+
+
+class Series(BaseModel):
+    """Periods with probes, the oldest first; times of answers are milliseconds, rates from 0 to 1.
+
+    ``services_at_most``: how many services it is of at most. Of more, some were looked at.
+    """
+
+    metric: SeriesMetric
+    services_at_most: int
+    items: list[Moment]
+
+
 class Summary(BaseModel):
-    """How a tenant's services are together. ``self_preservation`` is this worker's."""
+    """How a tenant's services are together.
+
+    ``required_unhealthy`` names at most 50 required services that are unhealthy, ``stale`` counts what was not seen for
+    15 minutes, or never. ``self_preservation`` is this worker's.
+    """
 
     by_status: dict[str, int]
     required: int
     required_not_healthy: int
+    required_unhealthy: list[str]
+    flapping: int
+    stale: int
     self_preservation: bool
 
 
@@ -112,6 +147,27 @@ async def get_check(job: str, ask: Asks, where: Where) -> Response:
 @router.get("/services/{ref}/health/history", response_model=Periods)
 async def list_health(ref: str, parameters: Annotated[HistoryOfHealthQuery, Query()], ask: Asks) -> Response:
     """Show what probes found in the last days: seven at most."""
+    start, end, step = _range(parameters)
+    periods = await ask.registry.standing.health_history(
+        ask.actor, ref, start=start, end=end, step=step, tenant_id=parameters.tenant_id
+    )
+    return answer({"items": [period.to_dict() for period in periods]})
+
+
+@router.get("/statistics/timeseries", response_model=Series)
+async def show_series(parameters: Annotated[SeriesQuery, Query()], ask: Asks) -> Response:
+    """Show what probes found of all services together over time: seven days at most."""
+    start, end, step = _range(parameters)
+    if end - start > MOST_HISTORY:
+        raise InvalidField("from: is more than seven days before to.", param="from")
+    found = await ask.registry.standing.series(
+        ask.actor, parameters.metric, start=start, end=end, step=step, tenant_id=parameters.tenant_id
+    )
+    return answer(found)
+
+
+def _range(parameters: HistoryOfHealthQuery) -> tuple[datetime, datetime, timedelta]:
+    """Return from when until when, and how long a period is. Raises ``InvalidField``."""
     end = parameters.until or datetime.now(UTC)
     start = parameters.since or end - timedelta(days=1)
     step = max(parameters.bucket, DEFAULT_STEP)
@@ -119,15 +175,17 @@ async def list_health(ref: str, parameters: Annotated[HistoryOfHealthQuery, Quer
         raise InvalidField("from: must be before to.", param="from")
     if (end - start) / step > MAX_PERIODS:
         raise InvalidField(f"bucket: makes more than {MAX_PERIODS:,} periods of that time.", param="bucket")
-    periods = await ask.registry.standing.health_history(
-        ask.actor, ref, start=start, end=end, step=step, tenant_id=parameters.tenant_id
-    )
-    return answer({"items": [period.to_dict() for period in periods]})
+    return start, end, step
 
 
 @router.get("/health/summary", response_model=Summary)
 async def summarise(ask: Asks, where: Where) -> Response:
-    """Show how many services there are of each status."""
-    numbers = await ask.registry.catalog.statistics(ask.actor, tenant_id=where.tenant_id)
-    shown: dict[str, Any] = {name: numbers[name] for name in ("by_status", "required", "required_not_healthy")}
-    return answer({**shown, "self_preservation": ask.registry.standing.self_preservation})
+    """Show how many services there are of each status, and which required ones are unhealthy."""
+
+    async def load() -> bytes:
+        numbers = await ask.registry.catalog.statistics(ask.actor, tenant_id=where.tenant_id)
+        shown: dict[str, Any] = {name: numbers[name] for name in _SUMMARISED}
+        return encoded({**shown, "required_unhealthy": numbers["required_services"]["unhealthy"]})
+
+    kept = msgspec.json.decode(await ask.kept(where.tenant_id, ("health summary",), load))
+    return answer({**kept, "self_preservation": ask.registry.standing.self_preservation})

@@ -8,18 +8,11 @@ from pydantic import BaseModel
 from hx_gateway.http.bodies import StrictJsonRoute
 from hx_gateway.registry.api import operations
 from hx_gateway.registry.api.asking import Asks, answer, encoded
-from hx_gateway.registry.api.schemas import Numbers
+from hx_gateway.registry.api.schemas import Numbers, TagCount
 from hx_gateway.registry.api.standing import Where
 from hx_gateway.registry.transactions import tenant_of
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
-
-
-class TagCount(BaseModel):
-    """A tag, and how many living services have it."""
-
-    tag: str
-    services: int
 
 
 class TagCounts(BaseModel):

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_validator,
+)
 
 from hx_gateway.access.cursors import MAX_CURSOR_CHARS
+from hx_gateway.access.errors import InvalidField
 from hx_gateway.access.resources import MAX_PAGE
 from hx_gateway.db.models.base_model import NAME_CHARS
 from hx_gateway.db.models.registry_items import (
@@ -21,11 +32,17 @@ from hx_gateway.db.models.registry_items import (
 from hx_gateway.db.models.validation import unstorable
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.registry.api.durations import Duration
-from hx_gateway.registry.item_repository import MAX_WORDS, RegistryItemRepository, ServiceSearch, words_of
+from hx_gateway.registry.item_repository import RegistryItemRepository
 from hx_gateway.registry.repository import MAX_SEARCH_CHARS
+from hx_gateway.registry.searches import MAX_WORDS, ServiceSearch, words_of
 
 DEFAULT_PAGE = 50
 MAX_VALUES = 50
+# How deep pages by number go: all before a page are found again for it.
+MAX_PAGED = 5_000
+MAX_MEMBERS = 16
+MAX_MEMBER_CHARS = 1024
+_MEMBER = "metadata."
 FIELDS = frozenset({*RegistryItem.field_names(), "is_deleted", "age_seconds", "health_score"})
 _Item = TypeVar("_Item")
 
@@ -62,7 +79,18 @@ TenantId = Annotated[
 ]
 _COLUMNS = ("name", "build_type", "protocol", "status", "priority")
 _FLAGS = {"required": "is_required", "enabled": "is_enabled", "auto_start": "auto_start"}
+_HAS_DEPENDENCY = "Those that depend on this service: its id, or its name."
 _TEXTS = ("source", "location", "created_by", "version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a list: at most ``limit`` in this order, after a cursor or but for the first ``skip``."""
+
+    sort: str
+    limit: int
+    cursor: str | None = None
+    skip: int = 0
 
 
 class ServiceFilters(Strict):
@@ -92,9 +120,26 @@ class ServiceFilters(Strict):
     created_before: Instant | None = None
     updated_since: Instant | None = None
     metadata: Annotated[str, Field(max_length=1024)] | None = Field(
-        None, description="A JSON object that is contained in `service_metadata`.", examples=['{"team": "made up"}']
+        None,
+        description="A JSON object that is contained in `service_metadata`; `metadata.team=search` is for one member.",
+        examples=['{"team": "made up"}'],
     )
     include_deleted: Literal["false", "true", "only"] = "false"
+    _members: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_members(cls, given: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Take out the parameters ``metadata.<path>``, which have names of their own."""
+        if not isinstance(given, Mapping):
+            return build(given)
+        members = {name: value for name, value in given.items() if str(name).startswith(_MEMBER)}
+        filters = build({name: value for name, value in given.items() if name not in members})
+        asked = tuple(member for name, value in members.items() for member in _members_of(name, value))
+        if len(asked) > MAX_MEMBERS:
+            raise InvalidField(f"metadata: at most {MAX_MEMBERS} members may be asked for.", param="metadata")
+        filters._members = asked  # noqa: SLF001 - its own: no parameter has this name
+        return filters
 
     @field_validator("include_deleted", mode="before")
     @classmethod
@@ -128,15 +173,17 @@ class ServiceFilters(Strict):
             created_before=self.created_before,
             updated_since=self.updated_since,
             metadata=contained(self.metadata) if self.metadata is not None else {},
+            members=self._members,
             deleted={"false": "without", "true": "with", "only": "only"}[self.include_deleted],  # type: ignore[arg-type]
         )
 
 
+_SORT = Annotated[str, Field(pattern=f"^-?({'|'.join(sorted(RegistryItemRepository.sortable))})$")]
 Sort = Annotated[
-    str,
+    Several[_SORT],
     Field(
-        pattern=f"^-?({'|'.join(sorted(RegistryItemRepository.sortable))})$",
-        description="A field, with `-` before it from the greatest down. `priority` goes from critical to low.",
+        description="A field, with `-` before it from the greatest down; several with commas between them. `priority` "
+        "goes from critical to low.",
     ),
 ]
 
@@ -144,10 +191,16 @@ Sort = Annotated[
 class Paging(Strict):
     """Which part of a list: ``cursor`` is the ``next_cursor`` of the page before."""
 
-    sort: Sort = "created_at"
+    sort: Sort = Field(default=["created_at"])
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
     cursor: Cursor | None = None
-    count: Literal["none", "exact"] = Field("none", description="`exact` counts all that pass.")
+    page: Annotated[int, Field(ge=1, le=MAX_PAGED)] | None = Field(
+        None, description=f"Instead of a cursor, among the first {MAX_PAGED:,} services."
+    )
+    page_size: Annotated[int, Field(ge=1, le=MAX_PAGE)] | None = Field(None, description="Instead of `limit`.")
+    count: Literal["none", "estimated", "exact"] = Field(
+        "none", description="`exact` counts all that pass; `estimated` says about how many, at once."
+    )
     fields: Several[str] | None = Field(None, description="The fields that are shown; all unless given.")
     tenant_id: TenantId | None = None
 
@@ -159,11 +212,51 @@ class Paging(Strict):
             raise ValueError(f"has no {unknown[0][:64]!r}")
         return value
 
+    @field_validator("sort")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len({part.removeprefix("-") for part in value}) != len(value):
+            raise ValueError("names a field twice")
+        return value
+
+    def part(self) -> Part:
+        """Return the part that is meant. Raises ``InvalidField`` for what does not go together, or leads too far."""
+        order = ",".join(self.sort)
+        if self.page is None and self.page_size is None:
+            return Part(sort=order, limit=self.limit, cursor=self.cursor)
+        other = next((name for name in ("cursor", "limit") if name in self.model_fields_set), None)
+        if other is not None:
+            raise InvalidField(f"page: does not go together with {other}.", param="page")
+        page, size = self.page or 1, self.page_size or DEFAULT_PAGE
+        if page * size > MAX_PAGED:
+            raise InvalidField(
+                f"page: leads beyond the first {MAX_PAGED:,} services: follow next_cursor to go further.", param="page"
+            )
+        return Part(sort=order, limit=size, skip=(page - 1) * size)
+
+
+class FacetQuery(ServiceFilters):
+    """Which services are counted."""
+
+    has_dependency: Name | None = Field(None, description=_HAS_DEPENDENCY)
+    tenant_id: TenantId | None = None
+
 
 class ServiceQuery(ServiceFilters, Paging):
     """The parameters of the list of services."""
 
-    has_dependency: Name | None = Field(None, description="Those that depend on this service: its id, or its name.")
+    has_dependency: Name | None = Field(None, description=_HAS_DEPENDENCY)
+
+
+def _members_of(name: str, value: object) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what a parameter asks for: a path, and each of its values. Raises ``InvalidField``."""
+    path = tuple(name.removeprefix(_MEMBER).split("."))
+    shown = name[:64]
+    for one in value if isinstance(value, list) else [value]:
+        fits = isinstance(one, str) and len(name) + len(one) <= MAX_MEMBER_CHARS and len(path) <= MAX_MEMBERS
+        if not all(path) or not fits or unstorable([name, one]) is not None:
+            raise InvalidField(f"{shown}: must be a path of members with dots, and a text.", param=shown)
+        yield path, str(one)
 
 
 def contained(text: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ _OTHERS = {
     "registry_check": ("GET", f"{PREFIX}/checks/{{rest}}"),
     "registry_heartbeats": ("POST", f"{PREFIX}/heartbeats"),
     "registry_statistics": ("GET", f"{PREFIX}/statistics"),
+    "registry_statistics_timeseries": ("GET", f"{PREFIX}/statistics/timeseries"),
     "registry_graph": ("GET", f"{PREFIX}/graph"),
     "registry_graph_part": ("GET", f"{PREFIX}/graph/{{rest}}"),
     "registry_health_summary": ("GET", f"{PREFIX}/health/summary"),

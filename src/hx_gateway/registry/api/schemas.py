@@ -407,7 +407,7 @@ def _owned_properties() -> dict[str, Any]:
 
 
 class ServiceList(BaseModel):
-    """A page. ``next_cursor`` is ``null`` on the last; ``total`` is there where ``count=exact`` asked for it.
+    """A page. ``next_cursor`` is ``null`` on the last; ``total`` is there where ``count`` asked for it.
 
     With ``fields`` the items have these only.
     """
@@ -416,6 +416,31 @@ class ServiceList(BaseModel):
     next_cursor: str | None
     has_more: bool
     total: int | None = None
+    total_is_estimated: bool | None = None
+
+
+class TagCount(BaseModel):
+    """A tag, and how many living services have it."""
+
+    tag: str
+    services: int
+
+
+class FacetCounts(BaseModel):
+    """How many services that pass have each value; ``required`` and ``enabled`` are how many are that.
+
+    ``tags`` are the 50 most frequent, counted in so many of them (``tags_counted_in``).
+    """
+
+    total: int
+    status: dict[ServiceStatus, int]
+    build_type: dict[BuildType, int]
+    protocol: dict[ServiceProtocol, int]
+    priority: dict[ServicePriority, int]
+    required: int
+    enabled: int
+    tags: list[TagCount]
+    tags_counted_in: int
 
 
 class Related(BaseModel):
@@ -498,8 +523,46 @@ class CheckOutcome(BaseModel):
     items: list[CheckedService]
 
 
+class ResponseTimes(BaseModel):
+    """The last times of services that have one, in milliseconds; percentiles are of 2,000 services at most."""
+
+    avg: float | None
+    p50: float | None
+    p95: float | None
+
+
+class FailingService(BaseModel):
+    """An unhealthy service, how many probes in a row failed, and why the last one did."""
+
+    id: str
+    name: str
+    consecutive_failures: int
+    failure_class: str | None
+
+
+class DependedOn(BaseModel):
+    """A service that so many depend on, directly."""
+
+    id: str
+    name: str
+    dependents: int
+
+
+class RequiredServices(BaseModel):
+    """The required services, with the names of at most 50 unhealthy ones."""
+
+    total: int
+    healthy: int
+    unhealthy_count: int
+    unhealthy: list[str]
+
+
 class Numbers(BaseModel):
-    """Numbers of a tenant's services. All but ``total`` and ``deleted`` count the living only."""
+    """Numbers of a tenant's services. All but ``total`` and ``deleted`` count the living only.
+
+    ``stale``: not seen for 15 minutes, or never. ``success_rate_1h`` is of 500 services at most, ``top_failing`` and
+    ``most_depended_on`` have ten at most.
+    """
 
     total: int
     active: int
@@ -507,6 +570,7 @@ class Numbers(BaseModel):
     enabled: int
     required: int
     required_not_healthy: int
+    required_services: RequiredServices
     by_status: dict[str, int]
     by_build_type: dict[str, int]
     by_protocol: dict[str, int]
@@ -514,4 +578,10 @@ class Numbers(BaseModel):
     success_count: int
     failure_count: int
     average_response_time_ms: float | None
+    stale: int
+    flapping: int
+    response_time_ms: ResponseTimes
+    success_rate_1h: float | None
+    top_failing: list[FailingService]
+    most_depended_on: list[DependedOn]
     last_change_seq: int

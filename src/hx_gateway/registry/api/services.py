@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -30,7 +29,7 @@ from hx_gateway.registry.api.asking import (
     shown,
 )
 from hx_gateway.registry.api.durations import Duration
-from hx_gateway.registry.api.parameters import Paging, ServiceQuery, Several, TenantId
+from hx_gateway.registry.api.parameters import FacetQuery, Paging, ServiceQuery, Several, TenantId
 from hx_gateway.registry.api.schemas import (
     BODY_EXAMPLE,
     BulkAnswer,
@@ -38,6 +37,7 @@ from hx_gateway.registry.api.schemas import (
     BulkDeletion,
     BulkPatch,
     BulkSelection,
+    FacetCounts,
     RegisteredService,
     Restoration,
     Service,
@@ -48,10 +48,10 @@ from hx_gateway.registry.api.schemas import (
 )
 from hx_gateway.registry.bulk import BulkOptions
 from hx_gateway.registry.catalog import Dependents, OnConflict
+from hx_gateway.registry.item_numbers import STALE_AFTER
 from hx_gateway.registry.item_repository import ServiceSearch
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
-STALE_AFTER = timedelta(minutes=15)
 _PATCH_EXAMPLE = {"priority": "critical", "service_metadata": {"team": None}}
 _NOW = Restoration()
 
@@ -112,10 +112,18 @@ class StaleQuery(Paging):
 @router.get("/services", response_model=ServiceList, responses=operations.A_LIST)
 async def list_services(parameters: Annotated[ServiceQuery, Query()], ask: Asks, request: Request) -> Response:
     """List services."""
-    search = parameters.search()
-    if parameters.has_dependency is not None:
-        search = await _depending(ask, parameters, search)
-    return await _page(ask, request, search, parameters)
+    return await _page(ask, request, await _depending(ask, parameters, parameters.search()), parameters)
+
+
+@router.get("/services/facets", response_model=FacetCounts)
+async def count_facets(parameters: Annotated[FacetQuery, Query()], ask: Asks) -> Response:
+    """Count the services that pass by status, build type, protocol, priority and tag."""
+    search = await _depending(ask, parameters, parameters.search())
+
+    async def load() -> bytes:
+        return encoded(await ask.registry.catalog.facets(ask.actor, search, tenant_id=parameters.tenant_id))
+
+    return answer(await ask.kept(parameters.tenant_id, ("facets", search.key()), load))
 
 
 @router.get("/services/healthy", response_model=ServiceList, responses=operations.A_LIST)
@@ -331,45 +339,63 @@ async def _registered(name: str, fields: dict[str, Any], ask: Ask, how: ReplaceQ
 
 
 async def _page(ask: Ask, request: Request, search: ServiceSearch, paging: Paging) -> Response:
+    part = paging.part()
+
     async def load() -> bytes:
         page = await ask.registry.catalog.find(
             ask.actor,
             search,
             tenant_id=paging.tenant_id,
-            sort=paging.sort,
-            limit=paging.limit,
-            cursor=paging.cursor,
+            sort=part.sort,
+            limit=part.limit,
+            cursor=part.cursor,
+            skip=part.skip,
         )
         shown_page: dict[str, Any] = {
             "items": [_projected(item, paging.fields) for item in page.items],
             "next_cursor": page.next_cursor,
             "has_more": page.next_cursor is not None,
+            **await _total(ask, search, paging),
         }
-        if paging.count == "exact":
-            shown_page["total"] = await ask.registry.catalog.count(ask.actor, search, tenant_id=paging.tenant_id)
         cursor = page.next_cursor or ""
         return cursor.encode() + b"\n" + encoded(shown_page)
 
     # Before the list is read: what is changed meanwhile comes after it.
     headers = {"x-registry-index": str(await ask.newest(paging.tenant_id))}
-    key = ("services", search.key(), paging.sort, paging.limit, paging.cursor, paging.count, paging.fields)
+    key = ("services", search.key(), part, paging.count, paging.fields)
     cursor, _, body = (await ask.kept(paging.tenant_id, key, load)).partition(b"\n")
     if cursor:
-        headers["link"] = _next(request, cursor.decode())
+        headers["link"] = _next(request, cursor.decode(), part.limit)
     return answer(body, headers=headers)
 
 
-def _next(request: Request, cursor: str) -> str:
-    others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return f'<{quote(request.scope["path"])}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
+async def _total(ask: Ask, search: ServiceSearch, paging: Paging) -> dict[str, Any]:
+    match paging.count:
+        case "none":
+            return {}
+        case "exact":
+            total = await ask.registry.catalog.count(ask.actor, search, tenant_id=paging.tenant_id)
+            return {"total": total, "total_is_estimated": False}
+        case "estimated":
+            total, guessed = await ask.registry.catalog.estimate(ask.actor, search, tenant_id=paging.tenant_id)
+            return {"total": total, "total_is_estimated": guessed}
+
+
+def _next(request: Request, cursor: str, limit: int) -> str:
+    """Return the link to what comes next, by its cursor: that leads on where numbers of pages end."""
+    given = request.query_params.multi_items()
+    others = [(name, value) for name, value in given if name not in {"cursor", "limit", "page", "page_size"}]
+    further = urlencode([*others, ("limit", limit), ("cursor", cursor)])
+    return f'<{quote(request.scope["path"])}?{further}>; rel="next"'
 
 
 def _projected(item: Mapping[str, Any], fields: list[str] | None) -> Mapping[str, Any]:
     return item if fields is None else {name: item[name] for name in fields}
 
 
-async def _depending(ask: Ask, parameters: ServiceQuery, search: ServiceSearch) -> ServiceSearch:
-    assert parameters.has_dependency is not None
+async def _depending(ask: Ask, parameters: ServiceQuery | FacetQuery, search: ServiceSearch) -> ServiceSearch:
+    if parameters.has_dependency is None:
+        return search
     return await ask.registry.catalog.depending_on(
         ask.actor, search, parameters.has_dependency, tenant_id=parameters.tenant_id
     )

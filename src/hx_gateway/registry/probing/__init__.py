@@ -5,6 +5,7 @@ from hx_gateway.registry.probing.judgement import AdminState
 from hx_gateway.registry.probing.outcome import FailureClass, Level, ProbeOutcome, Verdict
 from hx_gateway.registry.probing.prober import Prober
 from hx_gateway.registry.probing.repository import ProbedItems, ProbeRepository
+from hx_gateway.registry.probing.series import SeriesMetric, series, slower_because
 from hx_gateway.registry.probing.state import HealthPeriod, HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
 
@@ -20,6 +21,9 @@ __all__ = [
     "ProbeRepository",
     "ProbedItems",
     "Prober",
+    "SeriesMetric",
     "StdioCommand",
     "Verdict",
+    "series",
+    "slower_because",
 ]

@@ -23,6 +23,7 @@ class HealthState:
     ``status`` is what counts, ``observed`` what probes found, ``admin_state`` what somebody decided. ``failure_class``
     and ``last_error`` are of the last probe, and ``None`` where that one went well. ``by_beats``: nobody asks it, its
     heartbeats say how it is; the next is due at ``ttl_until`` at the latest.
+    ``degraded_reason`` says that it answers far more slowly than it used to, where somebody looked at that.
     """
 
     service_id: UUID
@@ -49,6 +50,7 @@ class HealthState:
     timeout_seconds: float
     failures_to_unhealthy: int
     successes_to_healthy: int
+    degraded_reason: str | None = None
 
     @classmethod
     def of(cls, item: RegistryItem) -> HealthState:

@@ -1,0 +1,52 @@
+"""How many services there are, for Prometheus: read in the background, so that a scrape asks no database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from hx_gateway.db.row_security import EVERY_TENANT
+from hx_gateway.errors import Unavailable
+from hx_gateway.kit.clock import Clock, SystemClock
+from hx_gateway.kit.tasks import end_tasks
+from hx_gateway.registry.item_counts import counts_of_all
+from hx_gateway.services.database import DatabaseManager
+from hx_gateway.telemetry import Metrics
+
+INTERVAL_SECONDS = 15.0
+_log = structlog.get_logger()
+
+
+class ServiceGauge:
+    """Keeps the gauge of all tenants' living services. While the database is away it stays as it was."""
+
+    def __init__(self, database: DatabaseManager, metrics: Metrics, *, clock: Clock | None = None) -> None:
+        self._database = database
+        self._gauge = metrics.registry_services
+        self._clock = clock or SystemClock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to read. Needs a running loop."""
+        self._tasks = [asyncio.create_task(self._forever())]
+
+    async def aclose(self) -> None:
+        """Stop."""
+        tasks, self._tasks = self._tasks, []
+        await end_tasks(tasks)
+
+    async def read(self) -> None:
+        """Read the counts once. What there was and is not any more is 0 in the table too, and so in the gauge."""
+        async with self._database.session(EVERY_TENANT) as session:
+            rows = await counts_of_all(session)
+        for row in rows:
+            self._gauge.labels(row.status, row.protocol, row.priority).set(row.services)
+
+    async def _forever(self) -> None:
+        while True:
+            try:
+                await self.read()
+            except Unavailable as error:
+                _log.info("registry_services_not_counted", reason=str(error))
+            await self._clock.sleep(INTERVAL_SECONDS)
