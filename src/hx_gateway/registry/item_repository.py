@@ -453,7 +453,8 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         await self._finish_each(action, changed)
         if action == "deleted":
             return
-        named = [item.id for item, before in changed if _has_a_new_name(action, item, before)]
+        restored = action == "restored"
+        named = [item.id for item, before in changed if restored or before is None or before["name"] != item.name]
         waiting = [item.id for item, _ in changed if item.pending_dependencies]
         await self._meet(named, waiting)
 
@@ -597,7 +598,3 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         await self._session.flush()
         told = [{"dependency_kinds": {str(depends_on_id): one.value}} for one in (before, kind)]
         await self._trail.record(self.kind, [Recorded("updated", str(item.id), *told)])
-
-
-def _has_a_new_name(action: Action, item: RegistryItem, before: Values | None) -> bool:
-    return before is None or action == "restored" or before["name"] != item.name

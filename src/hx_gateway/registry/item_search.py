@@ -266,7 +266,7 @@ def tagged(tags: frozenset[str], match: Literal["any", "all", "none"]) -> Column
 
 
 def worded(asked: str) -> ColumnElement[bool]:
-    """Match services that have, for each word that is ``asked`` for, one that begins with it. Raises ``InvalidField``."""
+    """Match services that have, for each word ``asked`` for, one that begins with it. Raises ``InvalidField``."""
     words = words_of(asked)
     if not 0 < len(words) <= MAX_WORDS:
         raise InvalidField(f"text: must have 1 to {MAX_WORDS} words.", param="text")
