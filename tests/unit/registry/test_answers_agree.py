@@ -28,7 +28,7 @@ def may_be_null(hint: Any) -> bool:
 @pytest.mark.parametrize(
     ("told", "answered", "more"),
     [
-        (health.ServiceHealth, HealthState, set()),
+        (schemas.ServiceHealth, HealthState, set()),
         (health.Period, HealthPeriod, set()),
         (schemas.Numbers, ServiceStatistics, {"last_change_seq"}),
         (schemas.RequiredServices, RequiredServices, set()),

@@ -14,7 +14,7 @@ RULES = Rules(interval=10, slowest=60, reach_seconds=1, ready_seconds=1)
 
 
 def stale(seconds: float, *, was: bool = False, frozen: bool = False) -> bool:
-    return is_stale(NOON, RULES, now=NOON + timedelta(seconds=seconds), was=was, frozen=frozen)
+    return is_stale(unseen_from(NOON, RULES), now=NOON + timedelta(seconds=seconds), was=was, frozen=frozen)
 
 
 @pytest.mark.parametrize("was", [False, True])
@@ -23,8 +23,13 @@ def test_a_sight_is_good_for_three_intervals(was: bool) -> None:
     assert unseen_from(NOON, RULES) == NOON + timedelta(seconds=30)
 
 
+def test_a_heartbeat_is_good_for_as_long_as_it_says() -> None:
+    assert unseen_from(NOON, RULES, NOON + timedelta(seconds=90)) == NOON + timedelta(seconds=90)
+    assert unseen_from(NOON, RULES, NOON + timedelta(seconds=5)) == NOON + timedelta(seconds=30)
+
+
 def test_one_that_was_never_seen_is_no_news() -> None:
-    assert not is_stale(None, RULES, now=NOON, was=False, frozen=False)
+    assert not is_stale(None, now=NOON, was=False, frozen=False)
     assert unseen_from(None, RULES) is None
 
 
