@@ -343,6 +343,7 @@ class ServiceHealth(BaseModel):
     timeout_seconds: float
     failures_to_unhealthy: int
     successes_to_healthy: int
+    degraded_reason: str | None
 
 
 class Service(BaseModel):
