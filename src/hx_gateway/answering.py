@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from hx_gateway.cache.memory import MemoryCache
-from hx_gateway.cache.policy import CacheDefaults
-from hx_gateway.cache.store import AnswerCache
-from hx_gateway.cache_rules import CacheMode, CacheScope
+from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
+from hx_gateway.cache.redis_store import RedisCache
+from hx_gateway.cache.store import BUDGET_SECONDS, AnswerCache
+from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 from hx_gateway.events import TokenUsage
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
 from hx_gateway.services.base import DataService
-from hx_gateway.settings import Settings
+from hx_gateway.services.redis_pipe import RedisPipe
+from hx_gateway.settings import NOT_CONFIGURED, Settings
 from hx_gateway.telemetry import Metrics
 
 
@@ -23,7 +25,7 @@ class Answering:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, redis: DataService, config: ModelConfig | None) -> None:
-        cache: AnswerCache = MemoryCache(settings.cache_max_bytes)
+        cache = _exact(settings, redis)
         options = CachingOptions(defaults=_defaults(settings, config), entry_max_bytes=settings.cache_entry_max_bytes)
         self.caching = AnswerCaching([cache], options, counts=_MetricCounts(metrics))
 
@@ -32,11 +34,26 @@ class Answering:
         stack.push_async_callback(self.caching.aclose)
 
 
+def _exact(settings: Settings, redis: DataService) -> AnswerCache:
+    """Return where answers are kept: in Redis where there is one, for all workers; else in this process."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url is not None else NOT_CONFIGURED
+    if url == NOT_CONFIGURED or not redis.configured:
+        return MemoryCache(settings.cache_max_bytes)
+    return RedisCache(
+        RedisPipe(url, timeout=BUDGET_SECONDS),
+        RedisPipe(url),
+        max_bytes=settings.cache_max_bytes,
+        healthy=lambda: redis.sample.healthy,
+    )
+
+
 def _defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
+    of_file = (config.cache if config is not None else None) or CacheRule()
     return CacheDefaults(
-        mode=CacheMode(settings.cache or CacheMode.OFF),
-        ttl_seconds=settings.cache_ttl,
+        mode=CacheMode(settings.cache) if settings.cache is not None else of_file.mode or CacheMode.OFF,
+        ttl_seconds=settings.cache_ttl or of_file.ttl_seconds or DEFAULT_TTL_SECONDS,
         scope=CacheScope(settings.cache_scope),
+        models=config.cache_of_models if config is not None else {},
     )
 
 

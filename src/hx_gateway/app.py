@@ -17,6 +17,7 @@ from hx_gateway.accounting import Accounting
 from hx_gateway.admin import router as admin
 from hx_gateway.answering import Answering
 from hx_gateway.events import EventSink
+from hx_gateway.gateway.cache_purge import purge_route
 from hx_gateway.gateway.model_config import ModelConfig, load_model_config
 from hx_gateway.gateway.model_table import ModelTable, build_model_table
 from hx_gateway.gateway.passthrough import passthrough_route, upstream_model_list
@@ -275,6 +276,7 @@ def _routes(plan: _Plan) -> RouteTable:
     listing = upstream_model_list(http, base_url, api_key) if base_url and plan.models.open_ended else None
     built: set[str] = set()
     routes = [*model_routes(ModelList(plan.models, listing)), *record_routes(plan.layer)]
+    routes.append(purge_route(plan.answering.caching.caches))
     if plan.directory is not None:
         admin.include(api, plan.directory)
         routes += admin.admin_routes(handler)

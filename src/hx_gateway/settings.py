@@ -124,7 +124,9 @@ class Settings(BaseSettings):
     cache: Literal["off", "ask", "exact"] | None = Field(
         None, alias="HX_CACHE", description="`exact`: repeated requests are answered from memory; `ask`: who asks."
     )
-    cache_ttl: int = Field(3600, alias="HX_CACHE_TTL", ge=1, le=30 * 86_400, description="Seconds an answer is kept.")
+    cache_ttl: int | None = Field(
+        None, alias="HX_CACHE_TTL", ge=1, le=30 * 86_400, description="Seconds that an answer is kept; 3600 if unset."
+    )
     cache_scope: Literal["tenant", "team", "user", "key"] = Field(
         "tenant", alias="HX_CACHE_SCOPE", description="Who shares answers: all of a tenant, a team, a user or a key."
     )

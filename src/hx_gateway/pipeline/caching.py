@@ -199,7 +199,8 @@ class CacheUse:
     __slots__ = ("_age", "_caching", "found", "keeping", "kind", "lead", "outcome")
 
     def __init__(self, caching: AnswerCaching) -> None:
-        self.outcome: Outcome = "miss"
+        # Not said yet: what was found counts once the limits have let the request begin.
+        self.outcome: Outcome | None = None
         self.kind = ""
         self.found: Found | None = None
         self.keeping: Keeping | None = None
@@ -208,8 +209,8 @@ class CacheUse:
         self._age = 0.0
 
     def hit(self, found: Found, kind: str, age: float) -> None:
-        """Answer with what was found. It counts once the limits have let the request begin."""
-        self.outcome, self.found, self.kind, self._age = "hit", found, kind, age
+        """Answer with what was found."""
+        self.found, self.kind, self._age = found, kind, age
 
     def miss(self, ctx: Context) -> None:
         """Say that nothing was found."""
@@ -229,7 +230,7 @@ class CacheUse:
     def reply(self, call: ModelRequest, saved_nano: int) -> Reply:
         """Return the found answer in the form that ``call`` asks for."""
         assert self.found is not None
-        counts = self._caching.counts
+        self.outcome, counts = "hit", self._caching.counts
         counts.looked("hit", self.kind)
         counts.saved(self.kind, self.saved, saved_nano)
         headers = [(_HEADER, b"hit"), (b"x-hx-cache-age", b"%d" % int(self._age))]
