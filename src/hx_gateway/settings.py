@@ -120,6 +120,23 @@ class Settings(BaseSettings):
         description="Seconds that a known key is served while PostgreSQL cannot be asked.",
     )
 
+    # The response cache
+    cache: Literal["off", "ask", "exact"] | None = Field(
+        None, alias="HX_CACHE", description="`exact`: repeated requests are answered from memory; `ask`: who asks."
+    )
+    cache_ttl: int | None = Field(
+        None, alias="HX_CACHE_TTL", ge=1, le=30 * 86_400, description="Seconds that an answer is kept; 3600 if unset."
+    )
+    cache_scope: Literal["tenant", "team", "user", "key"] = Field(
+        "tenant", alias="HX_CACHE_SCOPE", description="Who shares answers: all of a tenant, a team, a user or a key."
+    )
+    cache_max_bytes: int = Field(
+        64 * 1024**2, alias="HX_CACHE_MAX_BYTES", ge=1024, description="Bytes kept a process; in Redis, a tenant."
+    )
+    cache_entry_max_bytes: int = Field(
+        256 * 1024, alias="HX_CACHE_ENTRY_MAX_BYTES", ge=1, le=4 * 1024**2, description="Bytes of an answer, most."
+    )
+
     # Limits and spend
     default_key_rpm: int | None = Field(
         None,

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import NewType, Protocol
 
 from hx_gateway.allowances import Allowance
+from hx_gateway.cache_rules import CacheRule
 
 KeyId = NewType("KeyId", str)
 TenantId = NewType("TenantId", str)
@@ -48,7 +49,7 @@ class Principal:
     each of key, user, team and tenant that has one, and of the keys above it: a model must match one glob of every
     list. ``aliases`` are the key's own, taken one step and before the configured ones. ``allowed_routes`` are lists of
     globs of paths in the same way, of the key and of those above it (none: all that its scopes allow). Without an
-    ``allowance`` nothing is counted.
+    ``allowance`` nothing is counted. ``cache`` is what the key says of the response cache.
     """
 
     key_id: KeyId
@@ -65,6 +66,7 @@ class Principal:
     allowance: Allowance | None = field(default=None, hash=False)
     expires_at: datetime | None = None
     tags: tuple[str, ...] = ()
+    cache: CacheRule | None = None
 
     def holds(self, needed: frozenset[Scope]) -> bool:
         """Return whether every right in ``needed`` is held."""

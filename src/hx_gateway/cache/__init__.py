@@ -1,1 +1,1 @@
-"""Answers that are kept, and given again to those who may see them."""
+"""The response cache: which requests are the same one, what is kept of answers, and where."""

@@ -10,7 +10,7 @@ from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.pipeline.stages.db_guard import DbGuardMiddleware
 from hx_gateway.pipeline.stages.execution import ExecutionStage, Metering
-from hx_gateway.pipeline.stages.routing import ModelDirectory, RoutingStage
+from hx_gateway.pipeline.stages.routing import Cache, ModelDirectory, RoutingStage
 from hx_gateway.pipeline.stages.security import SecurityStage
 from hx_gateway.pipeline.stages.transform import TransformStage
 from hx_gateway.pipeline.stages.validation import ValidationStage
@@ -24,6 +24,7 @@ class PipelineParts:
 
     authenticator: Authenticator
     metering: Metering | None = None
+    cache: Cache | None = None
     postgres: DataService
     redis: DataService
     models: ModelDirectory
@@ -43,7 +44,7 @@ def build_pipeline(parts: PipelineParts, routes: RouteTable) -> GatewayPipeline:
             DbGuardMiddleware(parts.postgres, parts.redis, parts.guarded_prefixes, enabled=parts.guard_enabled),
             ValidationStage(max_body_bytes=parts.max_body_bytes),
             TransformStage(parts.aliases),
-            RoutingStage(parts.models),
+            RoutingStage(parts.models, parts.cache),
             ExecutionStage(parts.upstreams, parts.metering),
         ),
         routes,
