@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
+from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
+from hx_gateway.cache.meaning.qdrant_store import QdrantVectorStore
+from hx_gateway.cache.meaning.repository import PgVectorStore
+from hx_gateway.cache.meaning.stores import VectorStore
+from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.memory import MemoryCache
 from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
 from hx_gateway.cache.redis_store import RedisCache
@@ -13,24 +20,54 @@ from hx_gateway.events import TokenUsage
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
 from hx_gateway.services.base import DataService
+from hx_gateway.services.postgres import PostgresService
+from hx_gateway.services.qdrant import QdrantService
 from hx_gateway.services.redis_pipe import RedisPipe
-from hx_gateway.settings import NOT_CONFIGURED, Settings
+from hx_gateway.services.upstream.base import Deployment, Upstream, UpstreamKind
+from hx_gateway.settings import NOT_CONFIGURED, Settings, SettingsError
 from hx_gateway.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Comparer:
+    """What texts can be compared with: who serves a model (may raise ``HXError``), and the clients for them."""
+
+    resolve: Callable[[str], Sequence[Deployment]]
+    upstreams: Mapping[UpstreamKind, Upstream]
 
 
 class Answering:
     """Answers from what was answered before; ``caching`` stands in the pipeline.
 
-    It is there while the cache is off too: a key may turn it on at any time.
+    It is there while the cache is off too: a key may turn it on at any time. Raises ``SettingsError`` for comparing by
+    meaning without what that needs.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, redis: DataService, config: ModelConfig | None) -> None:
-        cache = _exact(settings, redis)
-        options = CachingOptions(defaults=_defaults(settings, config), entry_max_bytes=settings.cache_entry_max_bytes)
-        self.caching = AnswerCaching([cache], options, counts=_MetricCounts(metrics))
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        stores: Mapping[str, DataService],
+        config: ModelConfig | None,
+        *,
+        comparer: Comparer,
+    ) -> None:
+        defaults = _defaults(settings, config)
+        self._by_meaning = _by_meaning(settings, metrics, stores, comparer)
+        if defaults.mode is CacheMode.MEANING and self._by_meaning is None:
+            raise SettingsError(
+                "HX_CACHE=meaning needs HX_CACHE_EMBEDDING_MODEL, and QDRANT_URL or a PostgreSQL with pgvector."
+            )
+        caches: list[AnswerCache] = [_exact(settings, stores["redis"])]
+        if self._by_meaning is not None:
+            caches.append(self._by_meaning)
+        options = CachingOptions(defaults=defaults, entry_max_bytes=settings.cache_entry_max_bytes)
+        self.caching = AnswerCaching(caches, options, counts=_MetricCounts(metrics))
 
     def open(self, stack: AsyncExitStack) -> None:
-        """Let go of what it holds on the way out."""
+        """Begin to make places for answers ready; let go of what it holds on the way out."""
+        if self._by_meaning is not None:
+            self._by_meaning.start()
         stack.push_async_callback(self.caching.aclose)
 
 
@@ -47,12 +84,40 @@ def _exact(settings: Settings, redis: DataService) -> AnswerCache:
     )
 
 
+def _by_meaning(
+    settings: Settings, metrics: Metrics, stores: Mapping[str, DataService], comparer: Comparer
+) -> MeaningCache | None:
+    """Return what compares by meaning, where something is set that can; in Qdrant if there is one, or PostgreSQL."""
+    model = settings.cache_embedding_model
+    qdrant, postgres = stores["qdrant"], stores["postgres"]
+    store: VectorStore
+    if isinstance(qdrant, QdrantService):
+        store = QdrantVectorStore(qdrant)
+    elif isinstance(postgres, PostgresService):
+        store = PgVectorStore(postgres)
+    else:
+        return None
+    if model is None:
+        return None
+    return MeaningCache(
+        UpstreamEmbedder(model, comparer.resolve, comparer.upstreams),
+        store,
+        MeaningOptions(
+            budget=settings.cache_meaning_budget_ms / 1000,
+            entries=settings.cache_meaning_entries,
+        ),
+        looked_up=lambda outcome: metrics.meaning_look_ups.labels(outcome.value).inc(),
+        kept=lambda outcome: metrics.meaning_answers.labels(outcome.value).inc(),
+    )
+
+
 def _defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
     of_file = (config.cache if config is not None else None) or CacheRule()
     return CacheDefaults(
         mode=CacheMode(settings.cache) if settings.cache is not None else of_file.mode or CacheMode.OFF,
         ttl_seconds=settings.cache_ttl or of_file.ttl_seconds or DEFAULT_TTL_SECONDS,
         scope=CacheScope(settings.cache_scope),
+        similarity=settings.cache_similarity,
         models=config.cache_of_models if config is not None else {},
     )
 

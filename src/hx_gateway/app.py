@@ -15,7 +15,7 @@ from hx_gateway.access.directory import Directory
 from hx_gateway.access.principal import Authenticator
 from hx_gateway.accounting import Accounting
 from hx_gateway.admin import router as admin
-from hx_gateway.answering import Answering
+from hx_gateway.answering import Answering, Comparer
 from hx_gateway.events import EventSink
 from hx_gateway.gateway.cache_purge import purge_route
 from hx_gateway.gateway.model_config import ModelConfig, load_model_config
@@ -159,7 +159,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
             export=export,
         )
         drain.on_begin(registering.feed.stop)
-    answering = Answering(settings, metrics, stores.redis, config)
+    answering = Answering(settings, metrics, stores.by_key(), config, comparer=Comparer(models.resolve, upstreams))
     plan = _Plan(
         settings=settings,
         authenticator=parts.authenticator or (identity.authenticator if identity is not None else admin_key),

@@ -13,11 +13,12 @@ MAX_NAMESPACE_CHARS = 64
 
 
 class CacheMode(StrEnum):
-    """Whose requests are answered from the cache: nobody's, those that ask for it, or all."""
+    """Whose requests are answered from the cache: nobody's, those that ask for it, or all; by meaning too, or not."""
 
     OFF = "off"
     ASK = "ask"
     EXACT = "exact"
+    MEANING = "meaning"
 
 
 class CacheScope(StrEnum):

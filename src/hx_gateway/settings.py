@@ -121,8 +121,10 @@ class Settings(BaseSettings):
     )
 
     # The response cache
-    cache: Literal["off", "ask", "exact"] | None = Field(
-        None, alias="HX_CACHE", description="`exact`: repeated requests are answered from memory; `ask`: who asks."
+    cache: Literal["off", "ask", "exact", "meaning"] | None = Field(
+        None,
+        alias="HX_CACHE",
+        description="`exact`: repeated requests are answered from memory; `meaning`: reworded too; `ask`: who asks.",
     )
     cache_ttl: int | None = Field(
         None, alias="HX_CACHE_TTL", ge=1, le=30 * 86_400, description="Seconds that an answer is kept; 3600 if unset."
@@ -135,6 +137,28 @@ class Settings(BaseSettings):
     )
     cache_entry_max_bytes: int = Field(
         256 * 1024, alias="HX_CACHE_ENTRY_MAX_BYTES", ge=1, le=4 * 1024**2, description="Bytes of an answer, most."
+    )
+    cache_embedding_model: OptionalText = Field(
+        None,
+        alias="HX_CACHE_EMBEDDING_MODEL",
+        description="Compares requests by meaning: a model served here, or `fastembed/` and one of its own; none.",
+    )
+    cache_similarity: float = Field(
+        0.95, alias="HX_CACHE_SIMILARITY", ge=0, le=1, description="How near two meanings must be: 1 is the same."
+    )
+    cache_meaning_budget_ms: int = Field(
+        30,
+        alias="HX_CACHE_MEANING_BUDGET_MS",
+        ge=1,
+        le=10_000,
+        description="How long a request may wait for a look-up by meaning, in milliseconds.",
+    )
+    cache_meaning_entries: int = Field(
+        5000,
+        alias="HX_CACHE_MEANING_ENTRIES",
+        ge=10,
+        le=1_000_000,
+        description="Answers by meaning that are kept a tenant, and a tenth more.",
     )
 
     # Limits and spend

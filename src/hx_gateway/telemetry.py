@@ -191,6 +191,19 @@ class Metrics:
             "hx_cache_unkept", "Answers that could not be kept: the store was away.", registry=self.registry
         )
 
+        self.meaning_look_ups = Counter(
+            "hx_cache_meaning_look_ups",
+            "Look-ups by meaning: `hit`, `miss`, or why a request went on without.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.meaning_answers = Counter(
+            "hx_cache_meaning_answers",
+            "Answers that were to be kept by meaning, by what became of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
+
     def _declare_journals(self) -> None:
         self.journal_bytes = Gauge(
             "hx_journal_bytes",

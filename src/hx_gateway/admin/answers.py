@@ -107,7 +107,7 @@ class ShownLimits(TypedDict, total=False):
 class ShownCache(TypedDict, total=False):
     """What a key says of the response cache; of what is absent it says nothing."""
 
-    mode: Literal["off", "ask", "exact"]
+    mode: Literal["off", "ask", "exact", "meaning"]
     ttl_seconds: int
     scope: Literal["tenant", "team", "user", "key"]
 

@@ -237,9 +237,10 @@ LifeSeconds = Annotated[
 class CacheIn(Strict):
     """What a key says of the response cache. What is absent or ``null`` is as its model or the gateway has it."""
 
-    mode: Literal["off", "ask", "exact"] | None = Field(
+    mode: Literal["off", "ask", "exact", "meaning"] | None = Field(
         None,
-        description="`exact`: its requests are answered from the cache; `ask`: those that ask for it; `off`: none.",
+        description="`exact`: its requests are answered from the cache; `meaning`: by their meaning too; "
+        "`ask`: those that ask for it; `off`: none.",
     )
     ttl_seconds: Annotated[StrictInt, Field(ge=1, le=MAX_TTL_SECONDS)] | None = Field(
         None, description="How long the answers to it are kept."

@@ -10,13 +10,18 @@ from hx_gateway.cache_rules import CacheAsk, CacheMode, CacheRule, CacheScope
 from hx_gateway.errors import InvalidRequest
 
 DEFAULT_TTL_SECONDS = 3600
+# Higher than what others ship: a wrong answer costs more than a call.
+DEFAULT_SIMILARITY = 0.95
 HEADER = "x-hx-cache"
-ON, OFF, REFRESH = "on", "off", "refresh"
+SIMILARITY_HEADER = "x-hx-cache-similarity"
+ON, OFF, REFRESH, MEANING = "on", "off", "refresh", "meaning"
+_WORDS = (ON, OFF, REFRESH, MEANING)
 _NOTHING = CacheRule()
 _NO_ASK = CacheAsk()
 # RFC 9111, 5.2.1: the directives of a request that mean something here.
 _MAX_AGE = re.compile(r"max-age\s*=\s*\"?([^\"\s,]*)\"?", re.IGNORECASE)
 _MAX_AGE_DIGITS = 9
+_SIMILARITY = re.compile(rb"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,7 @@ class CacheDefaults:
     mode: CacheMode = CacheMode.OFF
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     scope: CacheScope = CacheScope.TENANT
+    similarity: float = DEFAULT_SIMILARITY
     models: Mapping[str, CacheRule] = field(default_factory=dict)
 
     def plan_of(self, key: CacheRule | None, model: str) -> Plan | None:
@@ -41,6 +47,8 @@ class CacheDefaults:
             ttl_seconds=of_key.ttl_seconds or of_model.ttl_seconds or self.ttl_seconds,
             scope=of_key.scope or of_model.scope or self.scope,
             asked_only=mode is CacheMode.ASK,
+            by_meaning=mode is CacheMode.MEANING,
+            similarity=self.similarity,
         )
 
 
@@ -49,6 +57,7 @@ class Plan:
     """What is done for one request.
 
     ``asked_only``: only if it asks; ``max_age_seconds``: how old an answer may be; ``namespace`` narrows who shares.
+    ``by_meaning``: answers to other words will do, whose ``similarity`` is at least so much.
     """
 
     ttl_seconds: int
@@ -58,19 +67,28 @@ class Plan:
     keep: bool = True
     max_age_seconds: int | None = None
     namespace: str | None = None
+    by_meaning: bool = False
+    similarity: float = DEFAULT_SIMILARITY
 
 
-def plan_for(plan: Plan, ask: CacheAsk | None, header: bytes | None, cache_control: bytes | None) -> Plan | None:
+def plan_for(
+    plan: Plan,
+    ask: CacheAsk | None,
+    header: bytes | None,
+    cache_control: bytes | None,
+    similarity: bytes | None = None,
+) -> Plan | None:
     """Return ``plan`` as a request wants it, ``None`` where nothing is done for it.
 
-    A request can only narrow what is planned: the strictest of its wishes holds. Raises ``InvalidRequest`` for an
-    ``x-hx-cache`` that is not known.
+    A request can only narrow what is planned: the strictest of its wishes holds. But that it may be answered by
+    meaning, and how near is near enough, is for it to say. Raises ``InvalidRequest`` for headers of ours that cannot
+    be read.
     """
-    word = _word(header)
-    if ask is None and cache_control is None and word is None:
+    word, near = _word(header), _similarity(similarity)
+    if ask is None and cache_control is None and word is None and near is None:
         return None if plan.asked_only else plan
     wish = ask or _NO_ASK
-    if plan.asked_only and word is None and wish.use_cache is not True:
+    if plan.asked_only and word is None and near is None and wish.use_cache is not True:
         return None
     no_cache, no_store, max_age = _directives(cache_control)
     off = word == OFF or wish.use_cache is False
@@ -82,6 +100,8 @@ def plan_for(plan: Plan, ask: CacheAsk | None, header: bytes | None, cache_contr
         ttl_seconds=min(plan.ttl_seconds, wish.ttl or plan.ttl_seconds),
         max_age_seconds=min(ages, default=None),
         namespace=wish.namespace,
+        by_meaning=plan.by_meaning or word == MEANING or near is not None,
+        similarity=plan.similarity if near is None else near,
     )
 
 
@@ -89,13 +109,25 @@ def _word(header: bytes | None) -> str | None:
     if header is None:
         return None
     word = header.decode("latin-1").strip().lower()
-    if word not in (ON, OFF, REFRESH):
+    if word not in _WORDS:
         raise InvalidRequest(
-            f"The header {HEADER!r} must be {ON!r}, {OFF!r} or {REFRESH!r}, not {word[:40]!r}.",
+            f"The header {HEADER!r} must be {ON!r}, {OFF!r}, {REFRESH!r} or {MEANING!r}, not {word[:40]!r}.",
             param=HEADER,
             code="invalid_value",
         )
     return word
+
+
+def _similarity(header: bytes | None) -> float | None:
+    if header is None:
+        return None
+    if _SIMILARITY.fullmatch(header.strip()) is None:
+        raise InvalidRequest(
+            f"The header {SIMILARITY_HEADER!r} must be a number from 0 to 1, not {header.decode('latin-1')[:40]!r}.",
+            param=SIMILARITY_HEADER,
+            code="invalid_value",
+        )
+    return float(header)
 
 
 def _directives(cache_control: bytes | None) -> tuple[bool, bool, int | None]:

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from hx_gateway.cache.answers import StoredAnswer
+from hx_gateway.cache.meaning.questions import Wording
 
 # How long a request may wait for a place for answers, whatever becomes of it.
 BUDGET_SECONDS = 0.03
@@ -23,8 +24,8 @@ class Question:
     """A request as the caches see it.
 
     ``partition`` is who shares answers with it (it begins with ``tenant_id``), ``digest`` its identity in there.
-    ``namespace`` narrows the partition; ``operation``, ``model`` and ``body`` are what it asks, for whoever compares
-    by meaning.
+    ``namespace`` narrows the partition; ``operation``, ``model`` and ``body`` are what it asks. ``wording`` is for
+    whoever compares by meaning, ``None`` where nobody is to.
     """
 
     tenant_id: str
@@ -35,6 +36,7 @@ class Question:
     model: str
     body: Mapping[str, msgspec.Raw]
     digest: bytes
+    wording: Wording | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ RouteOption = Annotated[
 ]
 CacheOption = Annotated[
     str | None,
-    typer.Option("--cache", help="Whether the response cache answers: exact, ask, off, or default for the gateway's."),
+    typer.Option(
+        "--cache", help="Whether the response cache answers: exact, meaning, ask or off; default for the gateway's."
+    ),
 ]
 CacheTtlOption = Annotated[str | None, typer.Option("--cache-ttl", help="How long answers are kept, as 10m.")]
 CacheScopeOption = Annotated[

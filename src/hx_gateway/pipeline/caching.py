@@ -12,7 +12,8 @@ from hx_gateway.cache.answers import StoredAnswer, is_complete
 from hx_gateway.cache.assembly import StreamAssembly
 from hx_gateway.cache.flights import Flights, Lead
 from hx_gateway.cache.identity import canonical, digest_of, partition_of
-from hx_gateway.cache.policy import HEADER, CacheDefaults, Plan, plan_for
+from hx_gateway.cache.meaning.questions import Wording, take_apart
+from hx_gateway.cache.policy import HEADER, SIMILARITY_HEADER, CacheDefaults, Plan, plan_for
 from hx_gateway.cache.replay import as_stream
 from hx_gateway.cache.store import AnswerCache, CacheAway, Found, Question
 from hx_gateway.events import Ending, TokenUsage
@@ -31,6 +32,7 @@ MAX_KEEPING = 256
 FLIGHT = "flight"
 NONE, ASKED, AWAY, UNCLEAR = "none", "asked", "unavailable", "unclear"
 _HEADER = HEADER.encode("ascii")
+_SIMILARITY_HEADER = SIMILARITY_HEADER.encode("ascii")
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream")
 _BETA = b"openai-beta"
@@ -90,7 +92,13 @@ class AnswerCaching:
         planned = self._defaults.plan_of(principal.cache, call.model)
         if planned is None:
             return
-        plan = plan_for(planned, call.cache, ctx.header(_HEADER), ctx.header(b"cache-control"))
+        plan = plan_for(
+            planned,
+            call.cache,
+            ctx.header(_HEADER),
+            ctx.header(b"cache-control"),
+            similarity=ctx.header(_SIMILARITY_HEADER),
+        )
         if plan is None:
             return
         use = ctx.cache = CacheUse(self)
@@ -235,7 +243,7 @@ class CacheUse:
         counts.saved(self.kind, self.saved, saved_nano)
         headers = [(_HEADER, b"hit"), (b"x-hx-cache-age", b"%d" % int(self._age))]
         if self.found.similarity is not None:
-            headers.append((b"x-hx-cache-similarity", b"%.4f" % self.found.similarity))
+            headers.append((_SIMILARITY_HEADER, b"%.4f" % self.found.similarity))
         body = self.found.answer.body
         if call.stream:
             events = as_stream(call.operation.value, body, include_usage=call.include_usage)
@@ -327,7 +335,20 @@ def _question(ctx: Context, call: ModelRequest, plan: Plan) -> Question | None:
         model=call.model,
         body=call.body,
         digest=digest_of(partition, plan.namespace, asked, body),
+        wording=_wording(call, plan, partition, asked) if plan.by_meaning else None,
     )
+
+
+def _wording(call: ModelRequest, plan: Plan, partition: str, asked: tuple[str, ...]) -> Wording | None:
+    """Return how a request is worded; ``None`` for one that is not compared by its meaning."""
+    parts = take_apart(call)
+    if parts is None:
+        return None
+    text, rest = parts
+    frame = canonical(rest.body)
+    if frame is None:
+        return None
+    return Wording(identity=digest_of(partition, plan.namespace, asked, frame), text=text, similarity=plan.similarity)
 
 
 def _served(candidates: tuple[Deployment, ...]) -> str:

@@ -18,7 +18,7 @@ CALL_SECONDS = 5.0
 MAX_CONNECTIONS = 16
 # Qdrant closes connections that are idle for 5 s: ours are closed before it could happen while a call is on its way.
 KEPT_SECONDS = 3.0
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
 # These say that the server itself is gone, not that it is slow or minds what it was asked.
 _TELLING = frozenset({FailureKind.LOST, FailureKind.REFUSED})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hx_gateway.cache.meaning.stores import Entry, Found, Place, Space, VectorStore
+from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, VectorStore
 
 SPACE = Space("an embedder", 3)
 NOW = 1_800_000_000.25
@@ -46,7 +46,7 @@ class AnyStore:
         await store.put(entry("north", NORTH))
         await store.put(entry("north-east", NORTH_EAST, at=NOW - 7))
         found = await store.nearest(HERE, EAST, NOW)
-        assert found == Found(b"north-east", found.similarity if found else 0, NOW - 7)
+        assert found == Near(b"north-east", found.similarity if found else 0, NOW - 7)
         assert abs(found.similarity - 0.6) < 1e-6
 
     async def test_any_bytes_come_back_as_they_were(self, store: VectorStore) -> None:
@@ -67,7 +67,7 @@ class AnyStore:
         await store.put(entry("mine"))
         for odd in ("*", "", "%", "tn-a' OR '1'='1", "tn-a\n", "TN-A", "tn-a ", "tn-ä", '{"any": ["tn-a"]}'):
             assert await answer(store, replace(HERE, tenant_id=odd)) is None
-            await store.purge(odd)
+            assert await store.purge(odd) == 0
         assert await answer(store) == b"mine"
 
     async def test_a_question_that_is_asked_again_replaces_its_answer(self, store: VectorStore) -> None:
@@ -116,13 +116,13 @@ class AnyStore:
         async def left() -> list[bytes | None]:
             return [await answer(store, place) for place in (*places.values(), others)]
 
-        await store.purge("tn-a", key_id="key-2", model="m2")
+        assert await store.purge("tn-a", key_id="key-2", model="m2") == 0
         assert await left() == [b"a", b"b", b"c", b"d"]
-        await store.purge("tn-a", key_id="key-2")
+        assert await store.purge("tn-a", key_id="key-2") == 1
         assert await left() == [None, b"b", b"c", b"d"]
-        await store.purge("tn-a", model="m2")
+        assert await store.purge("tn-a", model="m2") == 1
         assert await left() == [None, None, b"c", b"d"]
-        await store.purge("tn-a")
+        assert await store.purge("tn-a") == 1
         assert await left() == [None, None, None, b"d"]
 
     async def test_another_embedders_vectors_are_not_compared(self, store: VectorStore) -> None:
@@ -134,7 +134,7 @@ class AnyStore:
             await store.put(entry("second", [1.0] + [0.0] * (other.dimensions - 1)))
         await store.ensure(SPACE)
         assert await answer(store) == b"first"
-        await store.purge(HERE.tenant_id)
+        assert await store.purge(HERE.tenant_id) == 3
         for space in (SPACE, Space("another embedder", 3), Space("an embedder", 4)):
             await store.ensure(space)
             assert await store.nearest(HERE, [1.0] + [0.0] * (space.dimensions - 1), NOW) is None

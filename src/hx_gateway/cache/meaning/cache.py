@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
 
 import structlog
 
+from hx_gateway.cache.answers import StoredAnswer, decode_answer, encode_answer
 from hx_gateway.cache.meaning.embedding import Embedder, EmbeddingFailed, unit
 from hx_gateway.cache.meaning.keeping import KeepingQueue, Pending
 from hx_gateway.cache.meaning.patience import Patience
-from hx_gateway.cache.meaning.questions import Question
-from hx_gateway.cache.meaning.stores import Entry, Found, Place, Space, SpaceMissing, StoreUnusable, VectorStore
+from hx_gateway.cache.meaning.questions import Wording
+from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, SpaceMissing, StoreUnusable, VectorStore
+from hx_gateway.cache.store import CacheAway, Found, Question
 from hx_gateway.kit.backoff import Backoff
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
@@ -23,7 +24,6 @@ from hx_gateway.services.base import DependencyError
 BUDGET_SECONDS = 0.030
 MOST_ENTRIES = 5000
 MOST_LOOK_UPS = 16
-MAX_ANSWER_BYTES = 256 * 1024
 MOST_WAITING = 512
 MOST_WAITING_BYTES = 16 * 1024 * 1024
 WRITERS = 2
@@ -58,18 +58,8 @@ class Keeping(StrEnum):
 
     KEPT = "kept"
     NOT_READY = "not_ready"
-    TOO_LARGE = "too_large"
     NO_ROOM = "no_room"
     FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An answer to a question that says the same: as it was given to be kept, how near, and since when (Unix time)."""
-
-    answer: bytes
-    similarity: float
-    stored_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +77,14 @@ class MeaningOptions:
 
 
 class MeaningCache:
-    """One embedder, one store. Fails open: whatever is slow, away or broken, the request is served without it.
+    """An ``AnswerCache`` of one embedder and one store.
 
-    ``looked_up`` and ``kept`` are told of each outcome. As a context manager it prepares the store, keeps it in order
-    and writes what waits; what waits at the end is given up.
+    Fails open: whatever is slow, away or broken, the request is served without it. ``looked_up`` and ``kept`` are told
+    of each outcome. Once started it prepares the store, keeps it in order and writes what waits; what waits at the end
+    is given up.
     """
+
+    kind = "meaning"
 
     def __init__(
         self,
@@ -113,7 +106,7 @@ class MeaningCache:
         self._queue = KeepingQueue(most=self._options.waiting, most_bytes=self._options.waiting_bytes)
         self._space: Space | None = None
         self._missing = asyncio.Event()
-        self._searches: set[asyncio.Task[Found | None]] = set()
+        self._searches: set[asyncio.Task[Near | None]] = set()
         self._written: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -122,56 +115,62 @@ class MeaningCache:
         """Whether embedder and store have answered; until then every look-up is a bypass."""
         return self._space is not None
 
-    async def __aenter__(self) -> Self:
-        """Begin to prepare, which may take as long as it likes."""
+    def start(self) -> None:
+        """Begin to prepare, which may take as long as it likes; needs a running loop."""
         self._missing.set()
         jobs = [self._prepare, self._upkeep, *[self._write_all] * WRITERS]
         self._tasks = [asyncio.create_task(job()) for job in jobs]
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
         """End what is under way."""
         await end_tasks([*self._tasks, *self._searches])
         await self._embedder.close()
 
-    async def find(self, question: Question, threshold: float) -> Match | None:
-        """Return the nearest answer in the question's scope with a similarity of ``threshold`` or more.
+    async def find(self, question: Question) -> Found | None:
+        """Return the nearest answer in the question's partition, if it is near enough.
 
-        Returns within the budget and never raises: what did not work is ``None``, and ``looked_up`` is told why.
+        Within the budget, whatever happens: what did not work is :class:`CacheAway`, and ``looked_up`` is told why.
         """
-        outcome, match = await self._find(question, threshold)
+        if question.wording is None:
+            return None
+        outcome, found = await self._find(question, question.wording)
         self._looked_up(outcome)
-        return match
+        if outcome not in (LookUp.HIT, LookUp.MISS):
+            raise CacheAway
+        return found
 
-    def keep(self, question: Question, answer: bytes, seconds: float) -> None:
-        """Keep ``answer`` for so long, soon. Returns at once, and never raises; ``kept`` is told what became of it."""
-        if len(answer) > MAX_ANSWER_BYTES:
-            self._kept(Keeping.TOO_LARGE)
-        elif not self.ready:
-            self._kept(Keeping.NOT_READY)
-        elif not self._queue.offer(Pending(question, answer, seconds)):
-            self._kept(Keeping.NO_ROOM)
+    async def keep(self, question: Question, answer: StoredAnswer, ttl_seconds: int) -> None:
+        """Keep ``answer`` soon, and return at once; ``kept`` is told what became of it. Raises :class:`CacheAway`."""
+        wording = question.wording
+        if wording is None:
+            return
+        pending = Pending(place=_place(question, wording), wording=wording, answer=answer, seconds=ttl_seconds)
+        if self.ready and self._queue.offer(pending):
+            return
+        self._kept(Keeping.NO_ROOM if self.ready else Keeping.NOT_READY)
+        raise CacheAway
 
-    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> None:
-        """Remove a tenant's answers, those kept for a key or of a model only if one is given.
+    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> int:
+        """Remove a tenant's answers, those kept for a key or of a model only if one is given; return how many.
 
         Those that wait in this process too. What another one is about to write may come after it. Raises
         ``DependencyError``: nothing is certain then.
         """
-        await self._queue.give_up(tenant_id, key_id, model)
+        given_up = await self._queue.give_up(tenant_id, key_id, model)
         try:
-            await self._store.purge(tenant_id, key_id=key_id, model=model)
+            return given_up + await self._store.purge(tenant_id, key_id=key_id, model=model)
         except SpaceMissing:
-            self._lost()
+            # Nothing was ever kept, or it is gone: both are what was asked for.
+            return given_up
 
-    async def _find(self, question: Question, threshold: float) -> tuple[LookUp, Match | None]:
+    async def _find(self, question: Question, wording: Wording) -> tuple[LookUp, Found | None]:
         if self._space is None:
             return LookUp.NOT_READY, None
         if len(self._searches) >= self._options.look_ups:
             return LookUp.BUSY, None
         if not self._patience.allows():
             return LookUp.RESTING, None
-        search = asyncio.create_task(self._search(question, self._space))
+        search = asyncio.create_task(self._search(_place(question, wording), wording, self._space))
         self._searches.add(search)
         search.add_done_callback(self._ended)
         try:
@@ -181,30 +180,25 @@ class MeaningCache:
             search.cancel()
         if not search.done() or search.cancelled():
             self._patience.failed()
-            return (LookUp.EMBEDDING_LATE if question.vector is None else LookUp.STORE_LATE), None
+            return (LookUp.EMBEDDING_LATE if wording.vector is None else LookUp.STORE_LATE), None
         error = search.exception()
         if error is not None:
             self._patience.failed()
             return self._explained(error), None
         self._patience.succeeded()
-        found = search.result()
-        # Asked this way because a similarity that is no number is not enough either.
-        if found is not None and found.similarity >= threshold:
-            return LookUp.HIT, Match(found.answer, min(found.similarity, 1.0), found.stored_at)
-        return LookUp.MISS, None
+        return _judged(search.result(), question, wording)
 
-    async def _search(self, question: Question, space: Space) -> Found | None:
-        vector = await self._vector(question, space)
-        return await self._store.nearest(_place(question), vector, self._now())
+    async def _search(self, place: Place, wording: Wording, space: Space) -> Near | None:
+        return await self._store.nearest(place, await self._vector(wording, space), self._now())
 
-    async def _vector(self, question: Question, space: Space) -> Sequence[float]:
-        if question.vector is None:
-            question.vector = unit(await self._embedder.embed(question.text), space.dimensions)
-        if len(question.vector) != space.dimensions:
+    async def _vector(self, wording: Wording, space: Space) -> Sequence[float]:
+        if wording.vector is None:
+            wording.vector = unit(await self._embedder.embed(wording.text), space.dimensions)
+        if len(wording.vector) != space.dimensions:
             raise EmbeddingFailed("a vector of before another model was asked")
-        return question.vector
+        return wording.vector
 
-    def _ended(self, search: asyncio.Task[Found | None]) -> None:
+    def _ended(self, search: asyncio.Task[Near | None]) -> None:
         self._searches.discard(search)
         if not search.cancelled():
             # Read, even if the request is gone: asyncio complains of errors that nobody has looked at.
@@ -280,10 +274,10 @@ class MeaningCache:
     async def _write(self, pending: Pending) -> Keeping:
         if self._space is None:
             return Keeping.NOT_READY
-        question, tenant_id = pending.question, pending.question.scope.tenant_id
+        tenant_id = pending.place.tenant_id
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                vector = await self._vector(question, self._space)
+                vector = await self._vector(pending.wording, self._space)
                 await self._store.put(self._entry(pending, vector))
                 self._written[tenant_id] = self._written.get(tenant_id, 0) + 1
                 if self._written[tenant_id] > self._options.entries // BEYOND:
@@ -297,19 +291,28 @@ class MeaningCache:
         return Keeping.KEPT
 
     def _entry(self, pending: Pending, vector: Sequence[float]) -> Entry:
-        question, now = pending.question, self._now()
-        place = _place(question)
+        now = self._now()
         return Entry(
-            id=place.id_of(question.text),
-            place=place,
+            id=pending.place.id_of(pending.wording.text),
+            place=pending.place,
             vector=vector,
-            answer=pending.answer,
-            model=question.model,
-            key_id=question.key_id,
+            answer=encode_answer(pending.answer),
+            model=pending.answer.model,
+            key_id=pending.answer.key_id,
             stored_at=now,
             expires_at=now + pending.seconds,
         )
 
 
-def _place(question: Question) -> Place:
-    return Place(tenant_id=question.scope.tenant_id, within=question.scope.within, frame=question.frame)
+def _place(question: Question, wording: Wording) -> Place:
+    return Place(tenant_id=question.tenant_id, within=question.partition, frame=wording.frame)
+
+
+def _judged(near: Near | None, question: Question, wording: Wording) -> tuple[LookUp, Found | None]:
+    """Return what the nearest entry is worth. A similarity that is no number is not enough, nor are others' answers."""
+    if near is None or not near.similarity >= wording.similarity:
+        return LookUp.MISS, None
+    answer = decode_answer(near.answer)
+    if answer is None or answer.partition != question.partition:
+        return LookUp.MISS, None
+    return LookUp.HIT, Found(answer, min(near.similarity, 1.0))

@@ -6,26 +6,25 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from hx_gateway.cache.meaning.questions import Question
+from hx_gateway.cache.answers import StoredAnswer
+from hx_gateway.cache.meaning.questions import Wording
+from hx_gateway.cache.meaning.stores import Place
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Pending:
     """An answer that is to be kept for so many ``seconds``; ``settled`` once it is, or is given up."""
 
-    question: Question
-    answer: bytes
+    place: Place
+    wording: Wording
+    answer: StoredAnswer
     seconds: float
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def belongs(self, tenant_id: str, key_id: str | None, model: str | None) -> bool:
         """Return whether a purge means it."""
-        question = self.question
-        return (
-            question.scope.tenant_id == tenant_id
-            and key_id in (None, question.key_id)
-            and model in (None, question.model)
-        )
+        mine = self.answer
+        return self.place.tenant_id == tenant_id and key_id in (None, mine.key_id) and model in (None, mine.model)
 
 
 class KeepingQueue:
@@ -44,10 +43,10 @@ class KeepingQueue:
 
     def offer(self, pending: Pending) -> bool:
         """Take ``pending`` if there is room; return whether there was."""
-        if len(self._waiting) >= self._most or self._bytes + len(pending.answer) > self._most_bytes:
+        if len(self._waiting) >= self._most or self._bytes + pending.answer.size > self._most_bytes:
             return False
         self._waiting.append(pending)
-        self._bytes += len(pending.answer)
+        self._bytes += pending.answer.size
         self._some.set()
         return True
 
@@ -57,7 +56,7 @@ class KeepingQueue:
             self._some.clear()
             await self._some.wait()
         pending = self._waiting.popleft()
-        self._bytes -= len(pending.answer)
+        self._bytes -= pending.answer.size
         self._taken.add(pending)
         return pending
 
@@ -66,10 +65,12 @@ class KeepingQueue:
         self._taken.discard(pending)
         pending.settled.set()
 
-    async def give_up(self, tenant_id: str, key_id: str | None, model: str | None) -> None:
-        """Forget those that wait and belong; return once those that were taken are settled."""
+    async def give_up(self, tenant_id: str, key_id: str | None, model: str | None) -> int:
+        """Forget those that wait and belong; return how many, once those that were taken are settled."""
         left = [pending for pending in self._waiting if not pending.belongs(tenant_id, key_id, model)]
+        given_up = len(self._waiting) - len(left)
         self._waiting = deque(left)
-        self._bytes = sum(len(pending.answer) for pending in left)
+        self._bytes = sum(pending.answer.size for pending in left)
         for pending in [taken for taken in self._taken if taken.belongs(tenant_id, key_id, model)]:
             await pending.settled.wait()
+        return given_up

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hx_gateway.cache.meaning.stores import Entry, Found, Place, Space, SpaceMissing
+from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, SpaceMissing
 from hx_gateway.services.base import DependencyError, FailureKind
 from hx_gateway.services.qdrant import QdrantRefused, QdrantService
 
@@ -75,7 +75,7 @@ class QdrantVectorStore:
             if refused.status != _CONFLICT:
                 raise _unexpected() from refused
 
-    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Found | None:
+    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Near | None:
         """Search among the entries of ``place`` alone."""
         body = {
             "query": vector,
@@ -94,7 +94,7 @@ class QdrantVectorStore:
             raise _unexpected() from error
         if (payload.tenant_id, payload.within, payload.frame) != (place.tenant_id, place.within, place.frame):
             raise _unexpected()
-        return Found(answer, similarity, payload.stored_at) if payload.expires_at > now else None
+        return Near(answer, similarity, payload.stored_at) if payload.expires_at > now else None
 
     async def put(self, entry: Entry) -> None:
         """Write one point, and wait until searches find it: the next trim counts it."""
@@ -109,21 +109,27 @@ class QdrantVectorStore:
         points = [{"id": str(entry.id), "vector": entry.vector, "payload": payload}]
         await self._ask("PUT", f"{self._path}/points", {"points": points}, wait=True)
 
-    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> None:
-        """Delete by filter, in every collection of ours."""
+    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> int:
+        """Delete by filter, in every collection of ours. What is written meanwhile may not be counted."""
         given = {"tenant_id": tenant_id, "key_id": key_id, "model": model}
         must = _is(**{name: value for name, value in given.items() if value is not None})
-        await self._delete_everywhere({"must": must})
+        purged = 0
+        for path in await self._paths():
+            with suppress(SpaceMissing):
+                purged += await self._count(path, {"must": must})
+                await self._delete(path, {"must": must})
+        return purged
 
     async def expire(self, now: float) -> None:
         """Delete by filter, in every collection of ours."""
-        await self._delete_everywhere({"must": [{"key": "expires_at", "range": {"lte": now}}]})
+        for path in await self._paths():
+            with suppress(SpaceMissing):
+                await self._delete(path, {"must": [{"key": "expires_at", "range": {"lte": now}}]})
 
     async def trim(self, tenant_id: str, most: int) -> None:
         """Count, list the oldest, delete them by their ids; a thousand at once."""
         of_tenant = {"must": _is(tenant_id=tenant_id)}
-        counted = await self._ask("POST", f"{self._path}/points/count", {"filter": of_tenant, "exact": True})
-        beyond = _number(counted, "count") - most
+        beyond = await self._count(self._path, of_tenant) - most
         while beyond > 0:
             batch = min(beyond, _TRIMMED_AT_ONCE)
             listed = await self._ask(
@@ -140,17 +146,24 @@ class QdrantVectorStore:
             await self._ask("POST", f"{self._path}/points/delete", {"points": ids}, wait=True)
             beyond -= batch
 
-    async def _delete_everywhere(self, chosen: object) -> None:
+    async def _paths(self) -> list[str]:
+        """Return every collection of ours: those of other embedders, and of gateways that have one, too."""
         listed = await self._ask("GET", "/collections")
         try:
             names = [str(collection["name"]) for collection in listed["collections"]]
         except (KeyError, TypeError) as error:
             raise _unexpected() from error
-        for name in names:
-            if not name.startswith(PREFIX):
-                continue
-            with suppress(SpaceMissing):
-                await self._ask("POST", f"/collections/{name}/points/delete", {"filter": chosen}, wait=True)
+        return [f"/collections/{name}" for name in names if name.startswith(PREFIX)]
+
+    async def _count(self, path: str, chosen: object) -> int:
+        counted = await self._ask("POST", f"{path}/points/count", {"filter": chosen, "exact": True})
+        try:
+            return int(counted["count"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unexpected() from error
+
+    async def _delete(self, path: str, chosen: object) -> None:
+        await self._ask("POST", f"{path}/points/delete", {"filter": chosen}, wait=True)
 
     async def _ask(self, method: str, path: str, body: object = None, *, wait: bool = False) -> Any:
         try:
@@ -167,13 +180,6 @@ def _conditions(place: Place) -> dict[str, str]:
 
 def _is(**values: str) -> list[dict[str, object]]:
     return [{"key": name, "match": {"value": value}} for name, value in values.items()]
-
-
-def _number(result: Any, name: str) -> int:
-    try:
-        return int(result[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unexpected() from error
 
 
 def _unexpected() -> DependencyError:

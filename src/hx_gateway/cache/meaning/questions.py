@@ -19,32 +19,18 @@ MAX_TEXT_BYTES = 1024
 MAX_MESSAGE_BYTES = 8 * MAX_TEXT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Among whom an answer is shared: never beyond ``tenant_id``, and no further than ``within`` says.
-
-    ``within`` is ``tenant``, or a kind and an id (``team:tm_1``, ``user:us_1``, ``key:key_1``). Both come from the
-    caller's key, never from what a client sends.
-    """
-
-    tenant_id: str
-    within: str = "tenant"
-
-
 @dataclass(slots=True, kw_only=True)
-class Question:
-    """One request as the cache sees it.
+class Wording:
+    """How a request is worded, for whoever compares by meaning.
 
-    ``identity`` is the digest of all that must be the same (:func:`take_apart`); ``text`` is what is compared.
-    ``model`` and ``key_id`` only say whose and of what an entry is, for who removes some. ``vector`` is the text's
-    embedding, once it is known: it is worked out once.
+    ``identity`` is the digest of all that must be the same (:func:`take_apart`), ``text`` what is compared, and
+    ``similarity`` how near an answer's own text must be: the cosine of the angle, from 0 to 1. ``vector`` is the
+    text's embedding once it is known, so that it is worked out once.
     """
 
-    scope: Scope
     identity: bytes
     text: str
-    model: str
-    key_id: str
+    similarity: float
     vector: Sequence[float] | None = None
 
     @property

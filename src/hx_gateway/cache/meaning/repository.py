@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from hx_gateway.cache.meaning.stores import Entry, Found, Place, Space, SpaceMissing, StoreUnusable
+from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, SpaceMissing, StoreUnusable
 from hx_gateway.db.locks import LOCK_CLASS, MEANINGS_LOCK
 from hx_gateway.services.failures import dependency_error
 from hx_gateway.services.postgres import PostgresService
@@ -112,12 +112,12 @@ class PgVectorStore:
                     await connection.execute(self._sql(statement))
         self._embedder = space.label
 
-    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Found | None:
+    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Near | None:
         """Compare with every row of ``place``."""
         values = (place.tenant_id, self._embedder, place.within, place.frame, _text(vector), now)
         async with self._connection() as connection:
             row = await connection.fetchrow(self._sql(_NEAREST), *values)
-        return Found(row["answer"], row["similarity"], row["stored_at"]) if row is not None else None
+        return Near(row["answer"], row["similarity"], row["stored_at"]) if row is not None else None
 
     async def put(self, entry: Entry) -> None:
         """Insert a row, or write it anew."""
@@ -138,9 +138,9 @@ class PgVectorStore:
                 entry.expires_at,
             )
 
-    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> None:
+    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> int:
         """Delete a tenant's rows, of every embedder."""
-        await self._delete(_PURGE, tenant_id, key_id, model)
+        return await self._delete(_PURGE, tenant_id, key_id, model)
 
     async def expire(self, now: float) -> None:
         """Delete rows whose time is over."""
@@ -150,9 +150,11 @@ class PgVectorStore:
         """Delete a tenant's oldest rows, of every embedder."""
         await self._delete(_TRIM, tenant_id, most)
 
-    async def _delete(self, statement: str, *values: object) -> None:
+    async def _delete(self, statement: str, *values: object) -> int:
         async with self._connection() as connection:
-            await connection.execute(self._sql(statement), *values)
+            # "DELETE 17"
+            told: str = await connection.execute(self._sql(statement), *values)
+        return int(told.rpartition(" ")[2])
 
     def _sql(self, statement: str) -> str:
         """Return ``statement`` with its names: the extension lies in whatever schema it was made in."""

@@ -62,7 +62,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Near:
     """The nearest entry: ``similarity`` is the cosine of the two vectors' angle, 1.0 at the most."""
 
     answer: bytes
@@ -81,7 +81,7 @@ class VectorStore(Protocol):
         """Make what ``space`` needs, where it is not there. Raises :class:`StoreUnusable`."""
         ...
 
-    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Found | None:
+    async def nearest(self, place: Place, vector: Sequence[float], now: float) -> Near | None:
         """Return the entry at ``place`` whose vector is nearest."""
         ...
 
@@ -89,8 +89,11 @@ class VectorStore(Protocol):
         """Keep ``entry``, instead of the one with its id."""
         ...
 
-    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> None:
-        """Remove a tenant's entries, those kept for a key or of a model only if one is given; of every space."""
+    async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> int:
+        """Remove a tenant's entries, those kept for a key or of a model only if one is given; of every space.
+
+        Return how many there were.
+        """
         ...
 
     async def expire(self, now: float) -> None:

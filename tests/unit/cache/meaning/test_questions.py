@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hx_gateway.cache.meaning.questions import MAX_TEXT_BYTES, Question, Scope, numbers_in, take_apart
+from hx_gateway.cache.meaning.questions import MAX_TEXT_BYTES, Wording, numbers_in, take_apart
 from hx_gateway.kit.json_object import encode_object
 from hx_gateway.translate.openai import ModelRequest, decode_chat, decode_completion, decode_embedding
 
@@ -125,16 +125,16 @@ def test_a_message_that_can_be_read_in_two_ways_is_not_compared(message: str) ->
     assert take_apart(decode_chat(f'{{"model": "m", "messages": [{message}]}}'.encode())) is None
 
 
-def question(text: str, identity: bytes = b"i") -> Question:
-    return Question(scope=Scope("tn-a"), identity=identity, text=text, model="m", key_id="k")
+def wording(text: str, identity: bytes = b"i") -> Wording:
+    return Wording(identity=identity, text=text, similarity=0.9)
 
 
 def test_numbers_are_part_of_what_must_be_the_same() -> None:
     frames = {
-        question(text).frame for text in ("5 km to miles", "6 km to miles", "56 km to miles", "5 6 km", "km", "五 km")
+        wording(text).frame for text in ("5 km to miles", "6 km to miles", "56 km to miles", "5 6 km", "km", "五 km")
     }
     assert len(frames) == 6
-    assert question("How far is 5 km?").frame == question("5 km: how far is that?").frame
+    assert wording("How far is 5 km?").frame == wording("5 km: how far is that?").frame
 
 
 def test_numbers_are_found_in_any_script() -> None:
@@ -145,4 +145,4 @@ def test_numbers_are_found_in_any_script() -> None:
 def test_frames_are_the_same_only_for_the_same_identity_and_numbers(a: bytes, b: bytes, one: str, two: str) -> None:
     digests = [hashlib.sha256(identity).digest() for identity in (a, b)]
     same = a == b and numbers_in(one) == numbers_in(two)
-    assert (question(one, digests[0]).frame == question(two, digests[1]).frame) is same
+    assert (wording(one, digests[0]).frame == wording(two, digests[1]).frame) is same
