@@ -325,7 +325,7 @@ def test_hits_misses_and_bypasses_are_counted_with_what_they_saved(proxy: Gatewa
         'hx_cache_requests_total{kind="none",outcome="miss"}': 1,
         'hx_cache_requests_total{kind="exact",outcome="hit"}': 1,
         'hx_cache_requests_total{kind="asked",outcome="bypass"}': 1,
-        'hx_cache_saved_tokens_total{kind="exact",part="prompt"}': 3,
+        'hx_cache_saved_tokens_total{kind="exact",part="prompt"}': 5,
         'hx_cache_saved_tokens_total{kind="exact",part="completion"}': 2,
     }
 
