@@ -182,7 +182,7 @@ class Metrics:
             "hx_cache_saved_tokens", "Tokens that hits did not take.", ("kind", "part"), registry=self.registry
         )
         self.cache_saved_nano = Counter(
-            "hx_cache_saved_nano_dollars",
+            "hx_cache_saved_nano",
             "Nano-dollars that hits did not cost, where the price is known.",
             ("kind",),
             registry=self.registry,

@@ -16,6 +16,7 @@ from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.pipeline.routes import ErrorShape, RouteSpec, needs_role
 
 PATH = "/v1/cache"
+TENANT_ADMINS = needs_role(Role.TENANT_ADMIN)
 _PARAMETERS = ("tenant_id", "key_id", "model")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = (b"content-type", b"application/json")
@@ -41,7 +42,7 @@ def purge_route(caches: Sequence[AnswerCache]) -> RouteSpec:
         name="cache_purge",
         methods=frozenset({"DELETE"}),
         path=PATH,
-        policy=needs_role(Role.TENANT_ADMIN),
+        policy=TENANT_ADMINS,
         handler=purge,
         errors=ErrorShape.OPENAI,
         openapi={

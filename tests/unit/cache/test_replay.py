@@ -143,7 +143,8 @@ def test_a_stream_over_the_longest_answer_is_given_up() -> None:
 
 
 def test_padding_and_comments_are_left_out_and_other_fields_stay() -> None:
-    stream = b': waiting\n\ndata: {"obfuscation":"aaaa","citations":["u"],"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    event = b'{"obfuscation":"aaaa","citations":["u"],"choices":[{"index":0,"delta":{"content":"x"}}]}'
+    stream = b": waiting\n\ndata: %b\n\n" % event
     found = together("chat", stream + b"data: [DONE]\n\n")
     assert found["citations"] == ["u"]
     assert "obfuscation" not in found
