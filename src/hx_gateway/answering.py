@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
+from hx_gateway.cache.meaning.embedding import Embedder
+from hx_gateway.cache.meaning.fastembed_embedder import PREFIX, FastEmbedder, is_installed
 from hx_gateway.cache.meaning.qdrant_store import QdrantVectorStore
 from hx_gateway.cache.meaning.repository import PgVectorStore
 from hx_gateway.cache.meaning.stores import VectorStore
@@ -100,7 +103,7 @@ def _by_meaning(
     if model is None:
         return None
     return MeaningCache(
-        UpstreamEmbedder(model, comparer.resolve, comparer.upstreams),
+        _embedder(model, settings, comparer),
         store,
         MeaningOptions(
             budget=settings.cache_meaning_budget_ms / 1000,
@@ -109,6 +112,19 @@ def _by_meaning(
         looked_up=lambda outcome: metrics.meaning_look_ups.labels(outcome.value).inc(),
         kept=lambda outcome: metrics.meaning_answers.labels(outcome.value).inc(),
     )
+
+
+def _embedder(model: str, settings: Settings, comparer: Comparer) -> Embedder:
+    """Return what turns texts into vectors. Raises ``SettingsError`` for a package that is not there."""
+    if not model.startswith(PREFIX):
+        return UpstreamEmbedder(model, comparer.resolve, comparer.upstreams)
+    if not is_installed():
+        raise SettingsError(
+            "HX_CACHE_EMBEDDING_MODEL names a model of fastembed, which is not installed: "
+            "pip install 'hx-gateway[fastembed]'."
+        )
+    downloads = (settings.data_dir or Path(".data")) / "models"
+    return FastEmbedder(model.removeprefix(PREFIX), folder=settings.cache_embedding_folder, downloads=downloads)
 
 
 def _defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:

@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         alias="HX_CACHE_EMBEDDING_MODEL",
         description="Compares requests by meaning: a model served here, or `fastembed/` and one of its own; none.",
     )
+    cache_embedding_folder: OptionalPath = Field(
+        None,
+        alias="HX_CACHE_EMBEDDING_FOLDER",
+        description="Where the files of a model of `fastembed` are; they are downloaded if unset.",
+    )
     cache_similarity: float = Field(
         0.95, alias="HX_CACHE_SIMILARITY", ge=0, le=1, description="How near two meanings must be: 1 is the same."
     )

@@ -231,7 +231,7 @@ class MeaningCache:
             await self._missing.wait()
             try:
                 async with asyncio.timeout(PREPARE_SECONDS):
-                    space = Space(self._embedder.name, len(unit(await self._embedder.embed(FIRST_TEXT))))
+                    space = Space(self._embedder.name, len(await self._embedder.embed(FIRST_TEXT)))
                     await self._store.ensure(space)
             except _TROUBLES as trouble:
                 if told != str(trouble):

@@ -74,7 +74,7 @@ async def test_what_is_not_near_is_no_hit_at_threshold_0_either(similarity: floa
     async def nearest(*_: object) -> Near:
         return Near(b"", similarity, 0.0)
 
-    store.nearest = nearest  # type: ignore[method-assign]
+    store.nearest = nearest  # type: ignore[method-assign, assignment]
     async with running_cache(WordEmbedder(), store, PATIENT) as (cache, _):
         assert await cache.find(question(ASKED, similarity=0.0)) is None
 
