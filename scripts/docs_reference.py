@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from hx_gateway.settings import ADMIN_KEY_MIN_LENGTH, NOT_CONFIGURED, Settings, variables_of
+from hx_gateway.setting_values import ADMIN_KEY_MIN_LENGTH
+from hx_gateway.settings import NOT_CONFIGURED, Settings, variables_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "reference" / "settings.md"

@@ -7,17 +7,17 @@ import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hx_gateway.setting_values import OptionalPath, OptionalSecret, OptionalText, Words, check_admin_key
 
 NOT_CONFIGURED = "none"
 GUARDED_PREFIXES = ("/v1/keys", "/v1/api_keys", "/v1/teams", "/v1/users", "/v1/tenants")
-ADMIN_KEY_MIN_LENGTH = 32
-WEAK_KEYS = frozenset({"sk-1234", "sk-hx-dev-1234", "changeme", "secret", "password", "admin", "test"})
 ENV_FILE_VARIABLE = "HX_ENV_FILE"
 # Variables of ours that something other than this class reads.
 OTHER_VARIABLES = frozenset({ENV_FILE_VARIABLE})
@@ -27,22 +27,6 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class SettingsError(Exception):
     """A value that the server must not start with: one sentence a line, each naming its variable."""
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _blank_is_none(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
-OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_none)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
 
 
 class Settings(BaseSettings):
@@ -456,18 +440,6 @@ class Settings(BaseSettings):
     def serve_demo_models(self) -> bool:
         """Whether the demo models are served."""
         return self.model_config_file is None if self.demo is None else self.demo
-
-
-def check_admin_key(key: str) -> None:
-    """Raise ``ValueError`` for a key that is well known, short or not printable. The key is not repeated."""
-    if key.lower() in WEAK_KEYS:
-        raise ValueError("is a well-known key; use a random one of 32 characters or more")
-    if len(key) < ADMIN_KEY_MIN_LENGTH:
-        raise ValueError(f"has {len(key)} characters; use a random one of {ADMIN_KEY_MIN_LENGTH} or more")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError("holds a space, a control character or a non-ASCII one")
-    if len(set(key)) < 8:
-        raise ValueError("repeats a few characters; use a random one")
 
 
 class LoadedSettings:

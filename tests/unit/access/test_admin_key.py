@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hx_gateway.access.admin_key import ADMIN_PRINCIPAL, AdminKeyAuthenticator, load_or_create_admin_key
 from hx_gateway.access.principal import Scope
-from hx_gateway.settings import check_admin_key
+from hx_gateway.setting_values import check_admin_key
 
 KEY = "a-long-admin-key-for-tests-0123456789"
 
