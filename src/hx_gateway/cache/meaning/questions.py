@@ -46,6 +46,7 @@ class Wording:
 
 
 _MESSAGES = msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def take_apart(call: ModelRequest) -> tuple[str, ModelRequest] | None:
@@ -68,7 +69,9 @@ def take_apart(call: ModelRequest) -> tuple[str, ModelRequest] | None:
     text = _text_of(message["content"]) if message.get("role") == "user" and "content" in message else None
     if text is None or not text.strip() or len(text.encode()) > MAX_TEXT_BYTES:
         return None
-    frame = msgspec.Raw(msgspec.json.encode({**message, "content": None}))
+    # As they were written: not every number that JSON may hold can be written again.
+    fields = {**_FIELDS.decode(last), "content": msgspec.Raw(b"null")}
+    frame = msgspec.Raw(msgspec.json.encode(fields))
     return text, replace(call, body={**call.body, "messages": msgspec.Raw(msgspec.json.encode([*earlier, frame]))})
 
 

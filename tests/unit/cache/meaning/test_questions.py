@@ -129,6 +129,12 @@ def wording(text: str, identity: bytes = b"i") -> Wording:
     return Wording(identity=identity, text=text, similarity=0.9)
 
 
+def test_a_number_of_any_size_beside_the_text_is_left_as_it_is() -> None:
+    message = '{"role": "user", "content": "Hello", "more": [123456789012345678901234567890, 1e-400]}'
+    request = decode_chat(f'{{"model": "m", "messages": [{message}]}}'.encode())
+    assert b"[123456789012345678901234567890, 1e-400]" in frame_of(request)
+
+
 def test_numbers_are_part_of_what_must_be_the_same() -> None:
     frames = {
         wording(text).frame for text in ("5 km to miles", "6 km to miles", "56 km to miles", "5 6 km", "km", "五 km")
