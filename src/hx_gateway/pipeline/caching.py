@@ -24,8 +24,10 @@ from hx_gateway.translate.stream_usage import usage_from_body
 
 Outcome = Literal["hit", "miss", "bypass"]
 
-# How long a request for a stream waits for another's whole answer: then it would rather begin itself.
+# How long a request waits for another's whole answer: then a stream would rather begin itself, and whoever the other
+# streams to is too slow for anybody to depend on.
 STREAM_WAIT_SECONDS = 10.0
+WHOLE_WAIT_SECONDS = 60.0
 # Answers that are on their way to a store; more are not kept.
 MAX_KEEPING = 256
 FLIGHT = "flight"
@@ -44,6 +46,7 @@ class CachingOptions:
     defaults: CacheDefaults
     entry_max_bytes: int = 256 * 1024
     stream_wait_seconds: float = STREAM_WAIT_SECONDS
+    whole_wait_seconds: float = WHOLE_WAIT_SECONDS
 
 
 class CacheCounts:
@@ -122,8 +125,9 @@ class AnswerCaching:
             use.bypass(ctx, AWAY)
             return False
         if found is None and plan.keep:
-            call = ctx.call
-            wait = self._options.stream_wait_seconds if call is not None and call.stream else None
+            assert ctx.call is not None
+            options = self._options
+            wait = options.stream_wait_seconds if ctx.call.stream else options.whole_wait_seconds
             joined = await self.flights.join(question.digest, wait)
             if isinstance(joined, Lead):
                 use.lead = joined
