@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import Counter
+
 from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
 from hx_gateway.cache.meaning.embedding import Embedder
 from hx_gateway.cache.meaning.fastembed_embedder import PREFIX, FastEmbedder, is_installed
@@ -19,7 +21,6 @@ from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
 from hx_gateway.cache.redis_store import RedisCache
 from hx_gateway.cache.store import BUDGET_SECONDS, AnswerCache
 from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
-from hx_gateway.events import TokenUsage
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
 from hx_gateway.services.base import DataService
@@ -143,15 +144,25 @@ class _MetricCounts(CacheCounts):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        # Children by their labels, all of them bounded: to look one up in the library costs more than to count.
+        self._looked: dict[tuple[str, str], Counter] = {}
+        self._saved: dict[str, tuple[Counter, Counter, Counter]] = {}
 
     def looked(self, outcome: Outcome, kind: str) -> None:
-        self._metrics.cache_requests.labels(outcome, kind).inc()
+        counter = self._looked.get((outcome, kind))
+        if counter is None:
+            counter = self._looked[outcome, kind] = self._metrics.cache_requests.labels(outcome, kind)
+        counter.inc()
 
-    def saved(self, kind: str, usage: TokenUsage, nano: int) -> None:
-        metrics = self._metrics
-        metrics.cache_saved_tokens.labels(kind, "prompt").inc(usage.prompt_tokens)
-        metrics.cache_saved_tokens.labels(kind, "completion").inc(usage.completion_tokens)
-        metrics.cache_saved_nano.labels(kind).inc(nano)
+    def saved(self, kind: str, prompt_tokens: int, completion_tokens: int, nano: int) -> None:
+        counters = self._saved.get(kind)
+        if counters is None:
+            tokens = self._metrics.cache_saved_tokens
+            nanos = self._metrics.cache_saved_nano.labels(kind)
+            counters = self._saved[kind] = (tokens.labels(kind, "prompt"), tokens.labels(kind, "completion"), nanos)
+        for counter, amount in zip(counters, (prompt_tokens, completion_tokens, nano), strict=True):
+            if amount:
+                counter.inc(amount)
 
     def lost(self) -> None:
         self._metrics.cache_unkept.inc()

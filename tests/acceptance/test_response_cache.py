@@ -20,7 +20,7 @@ from tests.fixtures.gateway import NO_STORES, Answer, Gateway, StartGateway
 from tests.fixtures.zoo import Zoo
 
 MODEL = "zoo:counted"
-SLOW = {"zoo": {"milliseconds": 400}}
+SLOW: dict[str, Any] = {"zoo": {"milliseconds": 400}}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def prompt(text: str | None = None) -> list[Any]:
 
 
 def said(answer: Answer) -> str:
-    return answer.json()["choices"][0]["message"]["content"]
+    return str(answer.json()["choices"][0]["message"]["content"])
 
 
 class Asking:
@@ -124,9 +124,11 @@ def test_a_hit_is_the_very_answer_and_another_parameter_another(proxy: Gateway) 
     ask = Asking(proxy)
     first = ask(temperature=1)
     assert ask(temperature=1.0).body == first.body
-    for fields in ({}, {"temperature": 0}, {"seed": 1}, {"n": 1}, {"tools": []}, {"made_up": None}):
+    others: list[dict[str, Any]] = [{}, {"temperature": 0}, {"seed": 1}, {"n": 1}, {"tools": []}, {"made_up": None}]
+    for fields in others:
         assert said(ask(**fields)) != said(first)
-    for fields in ({"user": "ada"}, {"metadata": {"a": "b"}}, {"stream": False}):
+    alike: list[dict[str, Any]] = [{"user": "ada"}, {"metadata": {"a": "b"}}, {"stream": False}]
+    for fields in alike:
         assert ask(temperature=1, **fields).body == first.body
 
 
@@ -250,15 +252,15 @@ def test_what_readers_would_read_differently_is_passed_by(proxy: Gateway) -> Non
 async def test_fifty_clients_who_ask_the_same_at_once_are_one_call(proxy: Gateway, zoo_beside: Zoo) -> None:
     messages, before = prompt(), len(zoo_beside.requests)
 
-    async def ask(number: int) -> str | None:
+    async def ask(asking: openai.AsyncOpenAI, number: int) -> Any:
         if number % 2:
-            stream = await client.chat.completions.create(model=MODEL, messages=messages, stream=True, extra_body=SLOW)
+            stream = await asking.chat.completions.create(model=MODEL, messages=messages, stream=True, extra_body=SLOW)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-        answer = await client.chat.completions.create(model=MODEL, messages=messages, extra_body=SLOW)
+        answer = await asking.chat.completions.create(model=MODEL, messages=messages, extra_body=SLOW)
         return answer.choices[0].message.content
 
-    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key=proxy.key, max_retries=0) as client:
-        texts = await asyncio.gather(*(ask(number) for number in range(50)))
+    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key=proxy.key, max_retries=0) as asking:
+        texts = await asyncio.gather(*(ask(asking, number) for number in range(50)))
     assert len(set(texts)) == 1
     assert len(zoo_beside.requests) == before + 1
 

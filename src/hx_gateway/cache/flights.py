@@ -55,7 +55,7 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def join(self, digest: bytes, seconds: float | None = None) -> StoredAnswer | Lead | None:
+    async def join(self, digest: bytes, seconds: float) -> StoredAnswer | Lead | None:
         """Return the lead of a call that nobody makes yet, or wait for whoever makes it.
 
         Then: its answer; its lead, where it went away; or ``None`` where it has none to give, or after ``seconds``.

@@ -58,7 +58,7 @@ def canonical(body: Mapping[str, msgspec.Raw]) -> bytes | None:
     return same if _quotes(same) == _quotes(written) else None
 
 
-def digest_of(partition: str, namespace: str | None, call: tuple[str, ...], body: bytes) -> bytes:
+def digest_of(partition: str, namespace: str | None, call: tuple[str | bytes, ...], body: bytes) -> bytes:
     """Return the name that a request is kept under: ``call`` is what it asks for beside its canonical ``body``."""
     return hashlib.sha256(_pack((VERSION, partition, namespace, call, body))).digest()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from hx_gateway.cache_rules import CacheAsk, CacheMode, CacheRule, CacheScope
 from hx_gateway.errors import InvalidRequest
@@ -52,8 +54,7 @@ class CacheDefaults:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is done for one request.
 
     ``asked_only``: only if it asks; ``max_age_seconds``: how old an answer may be; ``namespace`` narrows who shares.
@@ -93,7 +94,7 @@ def plan_for(
     no_cache, no_store, max_age = _directives(cache_control)
     off = word == OFF or wish.use_cache is False
     ages = [age for age in (max_age, wish.s_maxage) if age is not None]
-    return replace(
+    return msgspec.structs.replace(
         plan,
         look_up=not (off or no_cache or wish.no_cache or word == REFRESH),
         keep=not (off or no_store or wish.no_store),

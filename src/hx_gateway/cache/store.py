@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -19,8 +18,7 @@ class CacheAway(Exception):
     """Nobody can say now whether an answer is there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A request as the caches see it.
 
     ``partition`` is who shares answers with it (it begins with ``tenant_id``), ``digest`` its identity in there.
@@ -39,8 +37,7 @@ class Question:
     wording: Wording | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """An answer to a question; ``similarity`` is how near its own question was, ``None`` for the same one."""
 
     answer: StoredAnswer

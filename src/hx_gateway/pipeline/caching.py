@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +18,6 @@ from hx_gateway.cache.policy import HEADER, SIMILARITY_HEADER, CacheDefaults, Pl
 from hx_gateway.cache.replay import as_stream
 from hx_gateway.cache.store import AnswerCache, CacheAway, Found, Question
 from hx_gateway.events import Ending, TokenUsage
-from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.services.upstream.base import Deployment
 from hx_gateway.translate.openai import ModelRequest
@@ -25,8 +25,10 @@ from hx_gateway.translate.stream_usage import usage_from_body
 
 Outcome = Literal["hit", "miss", "bypass"]
 
-# How long a request for a stream waits for another's whole answer: then it would rather begin itself.
+# How long a request waits for another's whole answer: then a stream would rather begin itself, and whoever the other
+# streams to is too slow for anybody to depend on.
 STREAM_WAIT_SECONDS = 10.0
+WHOLE_WAIT_SECONDS = 60.0
 # Answers that are on their way to a store; more are not kept.
 MAX_KEEPING = 256
 FLIGHT = "flight"
@@ -46,6 +48,7 @@ class CachingOptions:
     defaults: CacheDefaults
     entry_max_bytes: int = 256 * 1024
     stream_wait_seconds: float = STREAM_WAIT_SECONDS
+    whole_wait_seconds: float = WHOLE_WAIT_SECONDS
 
 
 class CacheCounts:
@@ -54,7 +57,7 @@ class CacheCounts:
     def looked(self, outcome: Outcome, kind: str) -> None:
         """Note one request: ``kind`` is what a hit came from, or why it was bypassed."""
 
-    def saved(self, kind: str, usage: TokenUsage, nano: int) -> None:
+    def saved(self, kind: str, prompt_tokens: int, completion_tokens: int, nano: int) -> None:
         """Note what a hit saved, money in nano-dollars."""
 
     def lost(self) -> None:
@@ -74,14 +77,14 @@ class AnswerCaching:
         options: CachingOptions,
         *,
         counts: CacheCounts | None = None,
-        clock: Clock | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.caches = tuple(caches)
         self.counts = counts or CacheCounts()
         self.flights = Flights()
         self._options = options
         self._defaults = options.defaults
-        self._clock = clock or SystemClock()
+        self._now = now
         self._jobs: set[asyncio.Task[None]] = set()
 
     async def look(self, ctx: Context) -> None:
@@ -92,29 +95,22 @@ class AnswerCaching:
         planned = self._defaults.plan_of(principal.cache, call.model)
         if planned is None:
             return
-        plan = plan_for(
-            planned,
-            call.cache,
-            ctx.header(_HEADER),
-            ctx.header(b"cache-control"),
-            similarity=ctx.header(_SIMILARITY_HEADER),
-        )
+        word, control, beta, near = _headers(ctx)
+        plan = plan_for(planned, call.cache, word, control, near)
         if plan is None:
             return
         use = ctx.cache = CacheUse(self)
-        if plan.look_up or plan.keep:
-            question = _question(ctx, call, plan)
-            if question is None:
-                use.bypass(ctx, UNCLEAR)
-                return
-            if plan.look_up and not await self._found(ctx, use, question, plan):
-                return
-            if plan.keep and use.found is None:
-                use.keeping = Keeping(self, question, plan, call, use.lead)
-        if not plan.look_up:
+        if not (plan.look_up or plan.keep):
             use.bypass(ctx, ASKED)
-        elif use.found is None:
-            use.miss(ctx)
+            return
+        question = _question(ctx, call, plan, beta)
+        if question is None:
+            use.bypass(ctx, UNCLEAR)
+        elif not plan.look_up:
+            use.keeping = Keeping(self, question, plan, call, None)
+            use.bypass(ctx, ASKED)
+        else:
+            await self._look_up(ctx, use, question, plan)
 
     async def aclose(self) -> None:
         """Finish what is being kept, and let go of the caches."""
@@ -123,27 +119,8 @@ class AnswerCaching:
         for cache in self.caches:
             await cache.aclose()
 
-    async def _found(self, ctx: Context, use: CacheUse, question: Question, plan: Plan) -> bool:
-        """Look the question up, and wait for whoever asks the same now. Return whether the answer may be kept."""
-        found, kind, away = await self._find(question, plan)
-        if found is None and away:
-            use.bypass(ctx, AWAY)
-            return False
-        if found is None and plan.keep:
-            call = ctx.call
-            wait = self._options.stream_wait_seconds if call is not None and call.stream else None
-            joined = await self.flights.join(question.digest, wait)
-            if isinstance(joined, Lead):
-                use.lead = joined
-                ctx.after(partial(use.over, ctx))
-            elif joined is not None:
-                found, kind = Found(joined), FLIGHT
-        if found is not None:
-            use.hit(found, kind, self._age(found.answer))
-        return True
-
-    async def _find(self, question: Question, plan: Plan) -> tuple[Found | None, str, bool]:
-        """Return what was found and where, and whether none of the caches could say."""
+    async def _look_up(self, ctx: Context, use: CacheUse, question: Question, plan: Plan) -> None:
+        """Ask the caches for an answer that is not too old, and then whoever is called for the same now."""
         away = True
         for cache in self.caches:
             try:
@@ -151,10 +128,33 @@ class AnswerCaching:
             except CacheAway:
                 continue
             away = False
-            oldest = plan.max_age_seconds
-            if found is not None and (oldest is None or self._age(found.answer) <= oldest):
-                return found, cache.kind, False
-        return None, "", away
+            if found is None:
+                continue
+            age = self._age(found.answer)
+            if plan.max_age_seconds is None or age <= plan.max_age_seconds:
+                use.hit(found, cache.kind, age)
+                return
+        if away:
+            use.bypass(ctx, AWAY)
+            return
+        if plan.keep:
+            await self._join(ctx, use, question, plan)
+        if use.found is None:
+            use.miss(ctx)
+
+    async def _join(self, ctx: Context, use: CacheUse, question: Question, plan: Plan) -> None:
+        """Wait for whoever is called for the same, or be the one that is waited for."""
+        call, options = ctx.call, self._options
+        assert call is not None
+        wait = options.stream_wait_seconds if call.stream else options.whole_wait_seconds
+        joined = await self.flights.join(question.digest, wait)
+        if isinstance(joined, StoredAnswer):
+            use.hit(Found(joined), FLIGHT, self._age(joined))
+            return
+        if joined is not None:
+            use.lead = joined
+            ctx.after(partial(use.over, ctx))
+        use.keeping = Keeping(self, question, plan, call, joined)
 
     def store(self, question: Question, body: bytes, plan: Plan, *, capped: bool) -> StoredAnswer | None:
         """Keep an answer if it is one to keep, without waiting for that; return it then."""
@@ -197,9 +197,6 @@ class AnswerCaching:
     def _age(self, answer: StoredAnswer) -> float:
         return max(0.0, self._now() - answer.kept_at)
 
-    def _now(self) -> float:
-        return self._clock.now().timestamp()
-
 
 class CacheUse:
     """What the cache does for one request. ``found`` is the answer it has for it, ``keeping`` what takes the answer."""
@@ -240,15 +237,15 @@ class CacheUse:
         assert self.found is not None
         self.outcome, counts = "hit", self._caching.counts
         counts.looked("hit", self.kind)
-        counts.saved(self.kind, self.saved, saved_nano)
+        answer = self.found.answer
+        counts.saved(self.kind, answer.prompt_tokens, answer.completion_tokens, saved_nano)
         headers = [(_HEADER, b"hit"), (b"x-hx-cache-age", b"%d" % int(self._age))]
         if self.found.similarity is not None:
             headers.append((_SIMILARITY_HEADER, b"%.4f" % self.found.similarity))
-        body = self.found.answer.body
         if call.stream:
-            events = as_stream(call.operation.value, body, include_usage=call.include_usage)
+            events = as_stream(call.operation, answer.body, include_usage=call.include_usage)
             return Reply(200, [_EVENTS, *headers], events)
-        return Reply(200, [_JSON, *headers], body)
+        return Reply(200, [_JSON, *headers], answer.body)
 
     def taken(self, reply: Reply) -> Reply:
         """Return ``reply``, which is kept if it is whole already; a stream is taken as it passes."""
@@ -291,7 +288,7 @@ class Keeping:
     def feed(self, chunk: bytes) -> None:
         """Take a part of a stream."""
         if self._assembly is None:
-            self._assembly = StreamAssembly(self._call.operation.value, self._caching.entry_max_bytes)
+            self._assembly = StreamAssembly(self._call.operation, self._caching.entry_max_bytes)
         self._assembly.feed(chunk)
 
     def streamed(self) -> None:
@@ -310,7 +307,28 @@ class Keeping:
             self._lead.end(kept)
 
 
-def _question(ctx: Context, call: ModelRequest, plan: Plan) -> Question | None:
+def _headers(ctx: Context) -> tuple[bytes | None, bytes | None, bytes, bytes | None]:
+    """Return the first ``x-hx-cache`` and ``cache-control``, every ``openai-beta``, and the first similarity.
+
+    One of the betas is passed on.
+    """
+    word: bytes | None = None
+    control: bytes | None = None
+    near: bytes | None = None
+    beta = b""
+    for name, value in ctx.headers:
+        if name == _HEADER:
+            word = value if word is None else word
+        elif name == b"cache-control":
+            control = value if control is None else control
+        elif name == _SIMILARITY_HEADER:
+            near = value if near is None else near
+        elif name == _BETA:
+            beta += value + b"\n"
+    return word, control, beta, near
+
+
+def _question(ctx: Context, call: ModelRequest, plan: Plan, beta: bytes) -> Question | None:
     """Return what is asked and by whom; ``None`` where it cannot be compared."""
     body = canonical(call.body)
     if body is None:
@@ -324,14 +342,13 @@ def _question(ctx: Context, call: ModelRequest, plan: Plan) -> Question | None:
         user_id=principal.user_id,
         key_id=principal.key_id,
     )
-    beta = ctx.header(_BETA) or b""
-    asked = (call.operation.value, call.model, _served(ctx.candidates), beta.decode("latin-1"))
+    asked = (call.operation, call.model, _served(ctx.candidates), beta)
     return Question(
         tenant_id=principal.tenant_id,
         partition=partition,
         namespace=plan.namespace,
         key_id=principal.key_id,
-        operation=call.operation.value,
+        operation=call.operation,
         model=call.model,
         body=call.body,
         digest=digest_of(partition, plan.namespace, asked, body),
@@ -339,7 +356,7 @@ def _question(ctx: Context, call: ModelRequest, plan: Plan) -> Question | None:
     )
 
 
-def _wording(call: ModelRequest, plan: Plan, partition: str, asked: tuple[str, ...]) -> Wording | None:
+def _wording(call: ModelRequest, plan: Plan, partition: str, asked: tuple[str | bytes, ...]) -> Wording | None:
     """Return how a request is worded; ``None`` for one that is not compared by its meaning."""
     parts = take_apart(call)
     if parts is None:

@@ -12,17 +12,18 @@ from tests.unit.cache.questions import answer, question
 
 ASKED = question()
 ANSWER = answer(ASKED)
+PATIENT_SECONDS = 10.0
 Joined = StoredAnswer | Lead | None
 
 
 async def lead_of(flights: Flights) -> Lead:
-    joined = await flights.join(ASKED.digest)
+    joined = await flights.join(ASKED.digest, PATIENT_SECONDS)
     assert isinstance(joined, Lead)
     return joined
 
 
 async def waiting(flights: Flights, number: int) -> list[asyncio.Task[Joined]]:
-    tasks = [asyncio.create_task(flights.join(ASKED.digest)) for _ in range(number)]
+    tasks = [asyncio.create_task(flights.join(ASKED.digest, PATIENT_SECONDS)) for _ in range(number)]
     await asyncio.sleep(0)
     return tasks
 
@@ -39,7 +40,7 @@ async def test_all_who_wait_get_the_answer() -> None:
 async def test_another_question_does_not_wait() -> None:
     flights = Flights()
     await lead_of(flights)
-    assert isinstance(await flights.join(question("other").digest), Lead)
+    assert isinstance(await flights.join(question("other").digest, PATIENT_SECONDS), Lead)
 
 
 async def test_nobody_waits_past_a_call_that_failed() -> None:
@@ -105,6 +106,6 @@ async def test_no_more_wait_than_may() -> None:
     flights = Flights(max_waiting=2)
     lead = await lead_of(flights)
     tasks = await waiting(flights, 2)
-    assert await flights.join(ASKED.digest) is None
+    assert await flights.join(ASKED.digest, PATIENT_SECONDS) is None
     lead.end(ANSWER)
     assert await asyncio.gather(*tasks) == [ANSWER] * 2
