@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from hx_gateway.cache.answers import StoredAnswer
 from hx_gateway.cache.meaning.cache import Keeping, LookUp, MeaningCache, MeaningOptions
@@ -61,7 +62,7 @@ async def test_a_question_that_nobody_compares_is_passed_over() -> None:
     embedder, store = WordEmbedder(), MemoryStore()
     async with running_cache(embedder, store, PATIENT) as (cache, counted):
         embedder.texts.clear()
-        plain = replace(question(ASKED), wording=None)
+        plain = structs.replace(question(ASKED), wording=None)
         assert await cache.find(plain) is None
         await cache.keep(plain, answer_to(plain), 60)
         assert (embedder.texts, counted.look_ups, counted.answers) == ([], [], [])
@@ -92,7 +93,7 @@ async def test_an_entry_that_cannot_be_read_or_is_anothers_is_no_hit() -> None:
 
 
 def replace_partition(asked: Question, partition: str) -> StoredAnswer:
-    return answer_to(replace(asked, partition=partition))
+    return answer_to(structs.replace(asked, partition=partition))
 
 
 # What does not work is passed by
