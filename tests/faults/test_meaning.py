@@ -11,16 +11,29 @@ import asyncpg
 import pytest
 
 from hx_gateway.cache.meaning.cache import LookUp, MeaningCache, MeaningOptions
+from hx_gateway.cache.meaning.patience import FAILURES
 from hx_gateway.cache.meaning.qdrant_store import QdrantVectorStore
 from hx_gateway.cache.meaning.repository import PgVectorStore
 from hx_gateway.cache.meaning.stores import VectorStore
+from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.store import CacheAway
 from hx_gateway.services.postgres import PostgresService
 from hx_gateway.services.qdrant import QdrantService
+from hx_gateway.services.upstream.base import Deployment, Upstream, UpstreamKind
+from hx_gateway.services.upstream.demo import DEMO_DEPLOYMENTS, DemoUpstream
+from hx_gateway.services.upstream.http_client import HttpUpstream
 from tests.fixtures.qdrant_server import running_qdrant
 from tests.fixtures.servers import PostgresServer, running_postgres
 from tests.integration.db.databases import migrated_database
-from tests.unit.cache.meaning.stand_ins import Counted, WordEmbedder, answer_to, found_by, question, running_cache
+from tests.unit.cache.meaning.stand_ins import (
+    Counted,
+    MemoryStore,
+    WordEmbedder,
+    answer_to,
+    found_by,
+    question,
+    running_cache,
+)
 
 BUDGET = 0.05
 # What hangs, hangs for a minute: whoever waited for it is far beyond this.
@@ -114,6 +127,42 @@ async def test_a_postgresql_that_fails_costs_nobody_more_than_the_budget(server:
         fail, heal = (server.freeze, server.thaw) if how == "frozen" else (server.kill, server.start)
         async with PostgresService(url) as service:
             await check(PgVectorStore(service), fail, heal)
+
+
+async def test_a_model_that_hangs_costs_nobody_more_than_the_budget_and_no_connection_stays() -> None:
+    """The embedding call is cut off with its look-up: what hangs on a server's side is nobody's on ours."""
+    open_now = 0
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        try:
+            await reader.read()
+            while await reader.read(1000):
+                pass
+        finally:
+            open_now -= 1
+            writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    hanging = Deployment(name="e", kind=UpstreamKind.OPENAI, model="e", base_url=base_url)
+    served = [DEMO_DEPLOYMENTS[1]]
+    http = HttpUpstream()
+    upstreams: dict[UpstreamKind, Upstream] = {UpstreamKind.OPENAI: http, UpstreamKind.DEMO: DemoUpstream()}
+    embedder = UpstreamEmbedder("e", lambda _: served, upstreams)
+    async with running_cache(embedder, MemoryStore(), MeaningOptions(budget=BUDGET)) as (cache, counted):
+        served[0] = hanging
+        for number in range(20):
+            began = time.monotonic()
+            assert await found_by(cache, question(f"question {number}")) is None
+            assert time.monotonic() - began < FAR_SECONDS
+        assert counted.look_ups == [LookUp.EMBEDDING_LATE] * FAILURES + [LookUp.RESTING] * (20 - FAILURES)
+        async with asyncio.timeout(10):
+            while open_now:
+                await asyncio.sleep(0.01)
+    await http.close()
+    server.close()
 
 
 async def test_a_qdrant_that_is_not_there_keeps_nobody_waiting_and_is_used_when_it_comes() -> None:
