@@ -61,8 +61,8 @@ _CREATE = (
     """,
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
 )
-# The text is read as a vector once, and each distance is worked out once: written plainly both are done for every row and
-# every mention, which takes a hundred times as long.
+# The text is read as a vector once, and each distance is worked out once: written plainly both are done for every row
+# and every mention, which takes a hundred times as long.
 _NEAREST = """
 WITH asked AS MATERIALIZED (SELECT $5::text::{vectors}.vector AS vector)
 SELECT answer, 1 - distance AS similarity, extract(epoch FROM stored_at)::float8 AS stored_at
