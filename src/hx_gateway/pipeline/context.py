@@ -111,7 +111,8 @@ class Context:
     (lower-case names), ``client`` (address, after trusted proxies), ``local`` (from this machine, not proxied),
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
     ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded``, ``written`` (Validation),
-    ``call`` (Transform), ``candidates``, ``cache`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``, ``call_state``,
+    ``call`` (Transform), ``candidates``, ``cache`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``,
+    ``call_state``,
     ``output_estimate``, ``call_id``, ``admission``, ``settling``, ``cost_nano`` (Execution). ``translation`` names the
     change of wire format, where there was one; ``output_estimate`` is about how many tokens came, for answers without a
     usage; ``cost_nano`` is what the call cost, where its price is known. ``cache`` is what the response cache does for
