@@ -252,6 +252,7 @@ def _pipeline(plan: _Plan) -> GatewayPipeline:
             authenticator=plan.authenticator,
             metering=plan.accounting.metering if plan.accounting is not None else None,
             cache=plan.answering.caching,
+            repeated=plan.answering.caching.repeated,
             postgres=stores.postgres,
             redis=stores.redis,
             models=plan.models,

@@ -32,10 +32,12 @@ class Owner(NamedTuple):
         return self.tenant == other.tenant and (same or self.key == other.key)
 
 
-@pytest.fixture(scope="module")
-def people(zoo_beside: Zoo) -> Iterator[People]:
-    """Run a gateway over the newest stores: who shares answers does not differ with their version."""
+@pytest.fixture(scope="module", params=["redis", "process"])
+def people(request: pytest.FixtureRequest, zoo_beside: Zoo) -> Iterator[People]:
+    """Run a gateway that keeps answers in Redis, and one that keeps them itself."""
     environ = {**UNPROBED, "LITELLM_BASE_URL": zoo_beside.url, "HX_CACHE": "exact"}
+    if request.param == "process":
+        environ["REDIS_URL"] = "none"
     with running_servers(SERVERS[0]) as servers, living(servers, environ) as living_people:
         yield living_people
 

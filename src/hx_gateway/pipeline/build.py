@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hx_gateway.access.principal import Authenticator
+from hx_gateway.pipeline.repeated import RepeatedBodies
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.pipeline.stages.db_guard import DbGuardMiddleware
@@ -25,6 +26,7 @@ class PipelineParts:
     authenticator: Authenticator
     metering: Metering | None = None
     cache: Cache | None = None
+    repeated: RepeatedBodies | None = None
     postgres: DataService
     redis: DataService
     models: ModelDirectory
@@ -42,7 +44,7 @@ def build_pipeline(parts: PipelineParts, routes: RouteTable) -> GatewayPipeline:
         (
             SecurityStage(parts.authenticator, cors_origins=parts.cors_origins),
             DbGuardMiddleware(parts.postgres, parts.redis, parts.guarded_prefixes, enabled=parts.guard_enabled),
-            ValidationStage(max_body_bytes=parts.max_body_bytes),
+            ValidationStage(max_body_bytes=parts.max_body_bytes, repeated=parts.repeated),
             TransformStage(parts.aliases),
             RoutingStage(parts.models, parts.cache),
             ExecutionStage(parts.upstreams, parts.metering),

@@ -19,6 +19,7 @@ from hx_gateway.cache.replay import as_stream
 from hx_gateway.cache.store import AnswerCache, CacheAway, Found, Question
 from hx_gateway.events import Ending, TokenUsage
 from hx_gateway.pipeline.context import Context, Reply
+from hx_gateway.pipeline.repeated import RepeatedBodies
 from hx_gateway.services.upstream.base import Deployment
 from hx_gateway.translate.openai import ModelRequest
 from hx_gateway.translate.stream_usage import usage_from_body
@@ -82,6 +83,7 @@ class AnswerCaching:
         self.caches = tuple(caches)
         self.counts = counts or CacheCounts()
         self.flights = Flights()
+        self.repeated = RepeatedBodies()
         self._options = options
         self._defaults = options.defaults
         self._now = now
@@ -133,6 +135,8 @@ class AnswerCaching:
             age = self._age(found.answer)
             if plan.max_age_seconds is None or age <= plan.max_age_seconds:
                 use.hit(found, cache.kind, age)
+                if ctx.written is not None:
+                    self.repeated.keep(ctx.written)
                 return
         if away:
             use.bypass(ctx, AWAY)
@@ -330,9 +334,14 @@ def _headers(ctx: Context) -> tuple[bytes | None, bytes | None, bytes, bytes | N
 
 def _question(ctx: Context, call: ModelRequest, plan: Plan, beta: bytes) -> Question | None:
     """Return what is asked and by whom; ``None`` where it cannot be compared."""
-    body = canonical(call.body)
+    written = ctx.written
+    body = written.canonical if written is not None else None
+    if body is None:
+        body = canonical(call.body)
     if body is None:
         return None
+    if written is not None:
+        written.canonical = body
     principal = ctx.principal
     assert principal is not None
     partition = partition_of(
