@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,15 +104,15 @@ def nginx(core: int, upstream: Target) -> Iterator[Target]:
 
 
 @contextmanager
-def gateway(core: int, upstream: Target) -> Iterator[Target]:
-    """Run the gateway as it is shipped: authentication, access log and metrics on; no store is measured."""
+def gateway(core: int, upstream: Target, settings: Mapping[str, str] | None = None) -> Iterator[Target]:
+    """Run the gateway as it is shipped but for ``settings``: authentication, access log and metrics on, no store."""
     port, key = free_port(), secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="hxbench-") as base, (Path(base) / "server.log").open("wb") as log:
         ours = ("HX_", "WRAPPER_", "PG_")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environ |= {"PG_URL": "none", "REDIS_URL": "none", "QDRANT_URL": "none", "HX_DATA_DIR": base}
         environ |= {"LITELLM_BASE_URL": f"http://127.0.0.1:{upstream.port}", "HX_ADMIN_KEY": key}
-        environ |= {"WRAPPER_PORT": str(port), "HX_LOG_FORMAT": "json", "HX_DRAIN_SECONDS": "2"}
+        environ |= {"WRAPPER_PORT": str(port), "HX_LOG_FORMAT": "json", "HX_DRAIN_SECONDS": "2", **(settings or {})}
         command = [sys.executable, "-m", "hx_gateway", "serve"]
         with process(command, core, env=environ, stdout=log, stderr=log) as child:
             wait_for(lambda: ready(port))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 NANO = 1_000_000_000
@@ -11,6 +11,8 @@ NANO = 1_000_000_000
 MAX_BUDGET_NANO = 9_000_000 * NANO
 MAX_PER_MINUTE = 1_000_000_000
 MAX_PARALLEL = 1_000_000
+# Of so many allowances it is remembered what is left of them without tokens and money.
+MAX_REMEMBERED = 4096
 
 
 class ScopeKind(StrEnum):
@@ -98,3 +100,28 @@ class Allowance:
     def budgets_for(self, model: str) -> tuple[Budget, ...]:
         """Return the budgets that a call of ``model`` is charged to, the same object each time."""
         return self._budgets_of.get(model, self.budgets)
+
+
+class RequestsOnly:
+    """What is left of an allowance for requests that use no tokens and no money: the same object each time."""
+
+    def __init__(self) -> None:
+        # With the allowance itself: its identity is nobody else's as long as it is kept.
+        self._known: dict[int, tuple[Allowance, Allowance]] = {}
+
+    def of(self, allowance: Allowance) -> Allowance:
+        """Return ``allowance`` without rates of tokens and without budgets."""
+        known = self._known.get(id(allowance))
+        if known is not None:
+            return known[1]
+        left = replace(
+            allowance,
+            limits=tuple([replace(limits, tokens=None) for limits in allowance.limits]),
+            budgets=(),
+            model_limits={model: replace(limits, tokens=None) for model, limits in allowance.model_limits.items()},
+            model_budgets={},
+        )
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        self._known[id(allowance)] = (allowance, left)
+        return left

@@ -15,7 +15,9 @@ from hx_gateway.access.directory import Directory
 from hx_gateway.access.principal import Authenticator
 from hx_gateway.accounting import Accounting
 from hx_gateway.admin import router as admin
+from hx_gateway.answering import Answering, Comparer
 from hx_gateway.events import EventSink
+from hx_gateway.gateway.cache_purge import purge_route
 from hx_gateway.gateway.model_config import ModelConfig, load_model_config
 from hx_gateway.gateway.model_table import ModelTable, build_model_table
 from hx_gateway.gateway.passthrough import passthrough_route, upstream_model_list
@@ -77,6 +79,7 @@ class GatewayApp:
         identity: Identity | None,
         accounting: Accounting | None,
         registering: Registering | None,
+        answering: Answering,
     ) -> None:
         self.pipeline = pipeline
         self.models = models
@@ -87,6 +90,7 @@ class GatewayApp:
         self.accounting = accounting
         self._identity = identity
         self._registering = registering
+        self._answering = answering
         self._bridge = bridge
         self._upstreams = upstreams
         self._settings = settings
@@ -105,6 +109,7 @@ class GatewayApp:
         await receive()
         async with AsyncExitStack() as stack:
             await open_services(stack, self.stores, self._upstreams, self._settings, self.metrics)
+            self._answering.open(stack)
             await self.record.open(stack)
             if self._identity is not None:
                 await self._identity.open(stack)
@@ -154,6 +159,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
             export=export,
         )
         drain.on_begin(registering.feed.stop)
+    answering = Answering(settings, metrics, stores.by_key(), config, comparer=Comparer(models.resolve, upstreams))
     plan = _Plan(
         settings=settings,
         authenticator=parts.authenticator or (identity.authenticator if identity is not None else admin_key),
@@ -166,6 +172,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         directory=identity.directory if identity is not None else None,
         accounting=accounting,
         registering=registering,
+        answering=answering,
     )
     pipeline = _pipeline(plan)
     sinks: list[EventSink] = [RequestMetrics(metrics, models.knows)]
@@ -194,6 +201,7 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         identity=identity,
         accounting=accounting,
         registering=registering,
+        answering=answering,
     )
 
 
@@ -234,6 +242,7 @@ class _Plan:
     directory: Directory | None
     accounting: Accounting | None
     registering: Registering | None
+    answering: Answering
 
 
 def _pipeline(plan: _Plan) -> GatewayPipeline:
@@ -242,6 +251,8 @@ def _pipeline(plan: _Plan) -> GatewayPipeline:
         PipelineParts(
             authenticator=plan.authenticator,
             metering=plan.accounting.metering if plan.accounting is not None else None,
+            cache=plan.answering.caching,
+            repeated=plan.answering.caching.repeated,
             postgres=stores.postgres,
             redis=stores.redis,
             models=plan.models,
@@ -266,6 +277,7 @@ def _routes(plan: _Plan) -> RouteTable:
     listing = upstream_model_list(http, base_url, api_key) if base_url and plan.models.open_ended else None
     built: set[str] = set()
     routes = [*model_routes(ModelList(plan.models, listing)), *record_routes(plan.layer)]
+    routes.append(purge_route(plan.answering.caching.caches))
     if plan.directory is not None:
         admin.include(api, plan.directory)
         routes += admin.admin_routes(handler)

@@ -54,6 +54,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``translation`` names the change of wire format, where there was one. ``traceparent`` is the client's own
     (W3C Trace Context), unchecked. ``call_id`` is the ledger's, ``admitted`` whether limits let the call begin,
     ``cost_nano`` what it cost, where a price is known. ``refusal`` tells which limits were looked at when one refused.
+    ``cache`` is ``hit``, ``miss`` or ``bypass``, ``None`` where the response cache is off.
     """
 
     request_id: str
@@ -91,6 +92,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_nano: int | None = None
     error_message: str | None = None
     refusal: Mapping[str, Any] | None = None
+    cache: str | None = None
 
 
 class EventSink(Protocol):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from hx_gateway.setting_sources import database_from_parts, misspelt
 from hx_gateway.setting_values import OptionalPath, OptionalSecret, OptionalText, Words, check_address, check_admin_key
 
 NOT_CONFIGURED = "none"
@@ -102,6 +101,52 @@ class Settings(BaseSettings):
         ge=0,
         le=7 * 86_400,
         description="Seconds that a known key is served while PostgreSQL cannot be asked.",
+    )
+
+    # The response cache
+    cache: Literal["off", "ask", "exact", "meaning"] | None = Field(
+        None,
+        alias="HX_CACHE",
+        description="`exact`: repeated requests are answered from memory; `meaning`: reworded too; `ask`: who asks.",
+    )
+    cache_ttl: int | None = Field(
+        None, alias="HX_CACHE_TTL", ge=1, le=30 * 86_400, description="Seconds that an answer is kept; 3600 if unset."
+    )
+    cache_scope: Literal["tenant", "team", "user", "key"] = Field(
+        "tenant", alias="HX_CACHE_SCOPE", description="Who shares answers: all of a tenant, a team, a user or a key."
+    )
+    cache_max_bytes: int = Field(
+        64 * 1024**2, alias="HX_CACHE_MAX_BYTES", ge=1024, description="Bytes kept a process; in Redis, a tenant."
+    )
+    cache_entry_max_bytes: int = Field(
+        256 * 1024, alias="HX_CACHE_ENTRY_MAX_BYTES", ge=1, le=4 * 1024**2, description="Bytes of an answer, most."
+    )
+    cache_embedding_model: OptionalText = Field(
+        None,
+        alias="HX_CACHE_EMBEDDING_MODEL",
+        description="Compares requests by meaning: a model served here, or `fastembed/` and one of its own; none.",
+    )
+    cache_embedding_folder: OptionalPath = Field(
+        None,
+        alias="HX_CACHE_EMBEDDING_FOLDER",
+        description="Where the files of a model of `fastembed` are; they are downloaded if unset.",
+    )
+    cache_similarity: float = Field(
+        0.95, alias="HX_CACHE_SIMILARITY", ge=0, le=1, description="How near two meanings must be: 1 is the same."
+    )
+    cache_meaning_budget_ms: int = Field(
+        30,
+        alias="HX_CACHE_MEANING_BUDGET_MS",
+        ge=1,
+        le=10_000,
+        description="How long a request may wait for a look-up by meaning, in milliseconds.",
+    )
+    cache_meaning_entries: int = Field(
+        5000,
+        alias="HX_CACHE_MEANING_ENTRIES",
+        ge=10,
+        le=1_000_000,
+        description="Answers by meaning that are kept a tenant, and a tenth more.",
     )
 
     # Limits and spend
@@ -469,7 +514,9 @@ def load_settings(
         else:
             sources[name] = "default"
     merged = {key: value for _, layer in reversed(layers) for key, value in layer.items()}
-    warnings = [*_database_from_parts(merged, values, sources), *_misspelt(merged)]
+    known = {variable for name in Settings.model_fields for variable in variables_of(name)} | OTHER_VARIABLES
+    parts = database_from_parts(merged, variables_of("pg_url"), values, sources)
+    warnings = [*parts, *misspelt(merged, known)]
     for name, value in (overrides or {}).items():
         values[name], sources[name] = value, "command line"
     try:
@@ -496,39 +543,6 @@ def _read_env_file(path: Path) -> dict[str, str]:
     if text is None:
         raise SettingsError(f"{ENV_FILE_VARIABLE}: there is no file {str(path)!r}.")
     return {key: value for key, value in text.items() if value is not None}
-
-
-def _database_from_parts(environ: Mapping[str, str], values: dict[str, object], sources: dict[str, str]) -> list[str]:
-    """Build the database URL from ``POSTGRES_*`` where no URL is given; name URLs that disagree."""
-    given = {name: environ[name] for name in variables_of("pg_url") if environ.get(name, "").strip()}
-    warnings = []
-    if len(set(given.values())) > 1:
-        used, *ignored = given
-        warnings.append(f"{used} is used; {', '.join(ignored)} says something else and is ignored.")
-    host = environ.get("POSTGRES_HOST") or environ.get("POSTGRES_SERVER")
-    if not host:
-        return warnings
-    user = quote(environ.get("POSTGRES_USER", "postgres"), safe="")
-    password = quote(environ.get("POSTGRES_PASSWORD", ""), safe="")
-    database = environ.get("POSTGRES_DATABASE") or environ.get("POSTGRES_DB") or "hx_gateway"
-    port = environ.get("POSTGRES_PORT", "5432")
-    url = f"postgresql://{user}{':' + password if password else ''}@{host}:{port}/{quote(database, safe='')}"
-    if not given:
-        values["pg_url"], sources["pg_url"] = url, "environment (POSTGRES_HOST and the like)"
-    elif url not in given.values():
-        warnings.append(f"{next(iter(given))} is used; POSTGRES_HOST says something else and is ignored.")
-    return warnings
-
-
-def _misspelt(environ: Mapping[str, str]) -> list[str]:
-    known = {variable for field in Settings.model_fields for variable in variables_of(field)} | OTHER_VARIABLES
-    unknown = sorted(name for name in environ if name.startswith(("HX_", "WRAPPER_")) and name not in known)
-    return [
-        f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ".")
-        for name in unknown
-        if not name.startswith(("HX_TEST_", "HX_BENCH_"))
-        for close in [difflib.get_close_matches(name, known, n=1)]
-    ]
 
 
 def _sentence(error: object) -> str:
@@ -582,13 +596,3 @@ def _check_together(settings: Settings) -> None:
             )
     if problems:
         raise SettingsError("\n".join(problems))
-
-
-def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Return where state is kept by default: systemd's directory, else the XDG state directory."""
-    if state := environ.get("STATE_DIRECTORY"):
-        return Path(state.split(":")[0])
-    if environ.get("INVOCATION_ID"):
-        return Path("/var/lib/hx-gateway")
-    base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "hx-gateway"

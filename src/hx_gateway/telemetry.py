@@ -75,6 +75,7 @@ class Metrics:
         self._declare_events()
         self._declare_journals()
         self._declare_accounting()
+        self._declare_cache()
         self._declare_database()
         self._declare_registry()
 
@@ -168,6 +169,39 @@ class Metrics:
         )
         self.key_checks = Counter(
             "hx_key_checks", "Keys that were presented, by how they were known.", ("outcome",), registry=self.registry
+        )
+
+    def _declare_cache(self) -> None:
+        self.cache_requests = Counter(
+            "hx_cache_requests",
+            "Requests with the response cache on: hits by what they came from, bypasses by why.",
+            ("outcome", "kind"),
+            registry=self.registry,
+        )
+        self.cache_saved_tokens = Counter(
+            "hx_cache_saved_tokens", "Tokens that hits did not take.", ("kind", "part"), registry=self.registry
+        )
+        self.cache_saved_nano = Counter(
+            "hx_cache_saved_nano",
+            "Nano-dollars that hits did not cost, where the price is known.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.cache_unkept = Counter(
+            "hx_cache_unkept", "Answers that could not be kept: the store was away.", registry=self.registry
+        )
+
+        self.meaning_look_ups = Counter(
+            "hx_cache_meaning_look_ups",
+            "Look-ups by meaning: `hit`, `miss`, or why a request went on without.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.meaning_answers = Counter(
+            "hx_cache_meaning_answers",
+            "Answers that were to be kept by meaning, by what became of them.",
+            ("outcome",),
+            registry=self.registry,
         )
 
     def _declare_journals(self) -> None:

@@ -29,7 +29,7 @@ QUESTION = {"role": "user", "content": "Return exactly the text: HX-OK"}
 
 @pytest.fixture(scope="module")
 def people(servers: Servers) -> Iterator[People]:
-    with living(servers) as found:
+    with living(servers, {"HX_CACHE": "ask"}) as found:
         yield found
 
 
@@ -164,6 +164,14 @@ def test_the_examples_of_spend_work_from_the_first_to_the_last(people: People, t
     assert any(request_id in said and "hx-chat" in said for said in told)
     assert any("llama-70b" in said for said in told)
     assert people.ask("GET", "/v1/prices/llama-70b").status == 404
+
+
+def test_the_examples_of_the_cache_work(people: People, terminal: Shell) -> None:
+    page = read("howto/cache.md")
+    assert re.findall(r"x-hx-cache: (\w+)", terminal.run(example(page, "cache curl"))) == ["miss", "hit"]
+    told = terminal.run(shell("howto/cache.md")[-1])
+    assert told.count("0 answers of tenant acme are forgotten") == 2
+    assert '"purged":0' in told
 
 
 def test_what_is_kept_for_later_says_so_and_what_is_built_answers(people: People) -> None:

@@ -23,7 +23,7 @@ UNARY: dict[str, tuple[int, str | None]] = {
     "ok": (200, None), "early_103": (200, None), "continue_100": (200, None), "split_head": (200, None),
     "half_close": (200, None), "http10_close": (200, None), "duplicate_headers": (200, None),
     "cookie_and_server": (200, None), "error_in_200": (200, None), "empty_body": (200, None),
-    "gzip_answer": (200, None), "large_answer": (200, None),
+    "gzip_answer": (200, None), "large_answer": (200, None), "counted": (200, None),
     "status_400": (400, None), "status_404": (404, None),
     "status_401": (502, "upstream_auth_failed"),
     "status_429": (429, "upstream_rate_limited"), "status_429_date": (429, "upstream_rate_limited"),
@@ -41,7 +41,8 @@ UNARY: dict[str, tuple[int, str | None]] = {
 # Streams: the code of the error event they end with, None where they end as the upstream's does.
 STREAMED: dict[str, str | None] = {
     "ok": None, "slow_stream": None, "no_done": None, "done_then_more": None, "split_utf8": None, "sse_crlf": None,
-    "sse_cr": None, "bom": None, "no_space": None, "comments": None, "invalid_json": None, "null_usage": None,
+    "sse_cr": None, "bom": None, "no_space": None, "comments": None, "counted": None, "invalid_json": None,
+    "null_usage": None,
     "usage_twice": None, "negative_usage": None, "error_event": None, "huge_line": None, "many_events": None,
     "hang_mid_stream": "upstream_timeout", "rst_mid_stream": "upstream_error", "close_mid_stream": "upstream_error",
     "bad_chunk": PROTOCOL, "chunk_overflow": PROTOCOL,
@@ -99,7 +100,7 @@ def test_a_unary_call(proxy: Gateway, zoo_beside: Zoo, mode: str) -> None:
         assert b"secret-host" not in answer.body
     elif mode in ("status_400", "status_404"):
         assert answer.json()["error"]["code"] == "upstream_code"
-    elif mode not in ("error_in_200", "empty_body", "gzip_answer", "large_answer"):
+    elif mode not in ("counted", "error_in_200", "empty_body", "gzip_answer", "large_answer"):
         assert answer.json() == ANSWER
 
 

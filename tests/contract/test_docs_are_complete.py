@@ -22,6 +22,7 @@ from hx_gateway.cli.main import app as command_line
 from hx_gateway.db.models.registry_items import HEALTH_COLUMNS, RegistryItem
 from hx_gateway.errors import HXError
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
+from hx_gateway.gateway.cache_purge import TENANT_ADMINS
 from hx_gateway.http.head_check import STATUS_OF
 from hx_gateway.http.records import AccessLog
 from hx_gateway.pipeline.routes import ANYONE, LOCAL_OR_ADMIN, Policy, needs
@@ -38,6 +39,7 @@ WHO: dict[Policy, str] = {
     ANYONE: "anyone",
     LOCAL_OR_ADMIN: "this machine, or a platform admin",
     ADMINS: "an administrator",
+    TENANT_ADMINS: "an administrator of a tenant",
     ANY_KEY: "any key",
     needs(Scope.ADMIN): "a platform admin",
     needs(Scope.MODELS): "a key with `models`",

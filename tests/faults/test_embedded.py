@@ -114,6 +114,40 @@ def test_our_role_may_nothing_special_and_a_password_is_needed(base: Path) -> No
         server.stop()
 
 
+def test_there_are_vectors_in_our_database_and_in_one_of_before(base: Path) -> None:
+    server = EmbeddedPostgres(base / "postgres", notify=silent)
+    server.start()
+    assert query(server, "SELECT '[3,4]'::vector <-> '[0,0]'::vector") == 5
+    superuser = server._read_passwords()["superuser_password"]
+    url = server.url.replace("hx_gateway:", "hx_owner:").replace(server._read_passwords()["password"], superuser)
+    asyncio.run(execute(url, "DROP EXTENSION vector"))
+    server.stop()
+    # As a gateway left it that knew nothing of vectors.
+    (server.base / "vector.made").unlink()
+    server.start()
+    assert query(server, "SELECT '[3,4]'::vector <-> '[0,0]'::vector") == 5
+    server.stop()
+
+
+def test_where_there_are_no_vectors_the_server_starts_and_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hx_gateway.services.embedded.postgres.EXTENSION", "no_such_extension")
+    told: list[str] = []
+    server = EmbeddedPostgres(base / "postgres", notify=told.append)
+    server.start()
+    assert query(server, "SELECT 42") == 42
+    server.stop()
+    assert "no_such_extension" in told[-1]
+    assert not (server.base / "no_such_extension.made").exists()
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
 def start_owner(base: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", OWNER, str(base)], stdout=subprocess.PIPE)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hx_gateway.settings import Settings, SettingsError, default_data_dir, load_settings, variables_of
+from hx_gateway.setting_sources import default_data_dir
+from hx_gateway.settings import Settings, SettingsError, load_settings, variables_of
 
 KEY = "a-long-admin-key-for-tests-0123456789"
 

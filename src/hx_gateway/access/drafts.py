@@ -23,7 +23,7 @@ FIELDS: Mapping[ResourceKind, frozenset[str]] = {
     ResourceKind.TENANT: _COMMON | {"blocked", "time_zone", "model_limits"},
     ResourceKind.TEAM: _COMMON | {"blocked"},
     ResourceKind.USER: _COMMON | {"blocked", "email", "role"},
-    ResourceKind.KEY: _COMMON | {"aliases", "allowed_routes", "scopes", "expires_at", "expires_in"},
+    ResourceKind.KEY: _COMMON | {"aliases", "allowed_routes", "scopes", "expires_at", "expires_in", "cache"},
 }
 FIRST_FIELDS: Mapping[ResourceKind, frozenset[str]] = {
     ResourceKind.TENANT: frozenset({"id"}),

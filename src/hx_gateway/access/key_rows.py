@@ -13,12 +13,14 @@ import msgspec
 from hx_gateway.access.allowance_rows import allowance
 from hx_gateway.access.grants import MAX_GRANTORS
 from hx_gateway.allowances import Allowance, ScopeKind
+from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 
 # JSON is cast to text: what a connection makes of it differs with the codecs that its pool set.
 _SELECT = """
 SELECT k.id, k.tenant_id, k.team_id, k.user_id, k.granted_by, k.version, k.tags,
     k.digest, k.pepper_id, k.previous_digest, k.previous_pepper_id, k.previous_expires_at, k.imported_sha256,
     k.expires_at, k.admin_role, k.scopes, k.allowed_routes, k.aliases::text AS aliases,
+    k.cache::text AS cache,
     n.time_zone, n.model_limits::text AS model_limits, u.role AS user_role,
     CASE WHEN k.deleted_at IS NOT NULL THEN 'key' WHEN u.deleted_at IS NOT NULL THEN 'user'
         WHEN t.deleted_at IS NOT NULL THEN 'team' WHEN n.deleted_at IS NOT NULL THEN 'tenant' END AS deleted_by,
@@ -75,7 +77,7 @@ class KeyRecord:
     ``membership`` too, while that user is not in that team. ``models`` has a list of globs for each of key, user, team
     and tenant that has one. ``memberships`` are the user's: ``admin``, ``member`` or ``read_only`` by the team's id.
     ``granted_by`` is the key that it was made with, ``None`` for the admin key; ``grantors`` are that one, the one
-    that was made with, and so on.
+    that was made with, and so on. ``cache`` is what the key says of the response cache.
     """
 
     id: str
@@ -102,6 +104,7 @@ class KeyRecord:
     allowed_routes: tuple[str, ...] | None
     tags: tuple[str, ...]
     allowance: Allowance
+    cache: CacheRule | None = None
     grantors: tuple[KeyRecord, ...] = ()
 
 
@@ -173,6 +176,7 @@ def _record(row: Mapping[str, Any]) -> KeyRecord:
         allowed_routes=None if routes is None else tuple(routes),
         tags=tuple(row["tags"]),
         allowance=_allowance(row),
+        cache=_cache(row["cache"]),
     )
 
 
@@ -189,6 +193,18 @@ def _allowance(row: Mapping[str, Any]) -> Allowance:
         limits=[(kind, owner_id, _read(limits)) for kind, owner_id, limits in owners if limits is not None],
         model_limits=_read(row["model_limits"]),
         budgets=_read(row["budgets"]),
+    )
+
+
+def _cache(text: str | None) -> CacheRule | None:
+    if text is None:
+        return None
+    said = _read(text)
+    mode, scope = said.get("mode"), said.get("scope")
+    return CacheRule(
+        mode=None if mode is None else CacheMode(mode),
+        ttl_seconds=said.get("ttl_seconds"),
+        scope=None if scope is None else CacheScope(scope),
     )
 
 

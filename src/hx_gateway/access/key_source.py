@@ -124,6 +124,7 @@ def principal_of(record: KeyRecord) -> Principal:
         allowance=record.allowance,
         expires_at=record.expires_at,
         tags=record.tags,
+        cache=record.cache,
     )
 
 

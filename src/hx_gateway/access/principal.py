@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import NewType, Protocol
 
 from hx_gateway.allowances import Allowance
+from hx_gateway.cache_rules import CacheRule
 
 KeyId = NewType("KeyId", str)
 TenantId = NewType("TenantId", str)
@@ -58,7 +59,8 @@ class Principal:
     each of key, user, team and tenant that has one, and of the keys above it: a model must match one glob of every
     list. ``aliases`` are the key's own, taken one step and before the configured ones. ``allowed_routes`` are lists of
     globs of paths in the same way, of the key and of those above it (none: all that its scopes allow). Without an
-    ``allowance`` nothing is counted. ``bound`` are rights to what begins with a prefix, as they are written.
+    ``allowance`` nothing is counted. ``bound`` are rights to what begins with a prefix, as they are written. ``cache``
+    is what the key says of the response cache.
     """
 
     key_id: KeyId
@@ -76,6 +78,7 @@ class Principal:
     expires_at: datetime | None = None
     tags: tuple[str, ...] = ()
     bound: frozenset[str] = frozenset()
+    cache: CacheRule | None = None
 
     def holds(self, needed: frozenset[Scope]) -> bool:
         """Return whether every right in ``needed`` is held."""

@@ -100,6 +100,7 @@ def _of_key(key: ApiKey, now: datetime) -> dict[str, Any]:
         "scopes": key.scopes,
         "admin_role": key.admin_role,
         "expires_at": moment(key.expires_at),
+        "cache": key.cache,
         "rotates_until": moment(until) if until is not None and until > now else None,
     }
 

@@ -69,6 +69,7 @@ KEY_EXAMPLE = {
     "allowed_routes": None,
     "scopes": ["models"],
     "admin_role": None,
+    "cache": {"mode": "exact", "ttl_seconds": 600, "scope": "team"},
     "expires_at": "2027-11-24T09:00:00Z",
     "rotates_until": None,
     **_COMMON,
@@ -101,6 +102,14 @@ class ShownLimits(TypedDict, total=False):
     tpm: int
     max_parallel: int
     burst: int
+
+
+class ShownCache(TypedDict, total=False):
+    """What a key says of the response cache; of what is absent it says nothing."""
+
+    mode: Literal["off", "ask", "exact", "meaning"]
+    ttl_seconds: int
+    scope: Literal["tenant", "team", "user", "key"]
 
 
 class ShownBudget(BaseModel):
@@ -189,6 +198,7 @@ class Key(Shown):
     allowed_routes: list[str] | None = None
     scopes: list[str] = []
     admin_role: AdminRole | None = None
+    cache: ShownCache | None = None
     expires_at: datetime | None = None
     rotates_until: datetime | None = None
 

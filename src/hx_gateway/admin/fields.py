@@ -15,6 +15,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from hx_gateway.access.principal import BoundScope, Scope
 from hx_gateway.allowances import MAX_PARALLEL, MAX_PER_MINUTE
+from hx_gateway.cache_rules import MAX_TTL_SECONDS
 from hx_gateway.http.strict_models import Strict
 from hx_gateway.kit.money import MAX_USD, usd_to_nano
 
@@ -242,6 +243,22 @@ Moment = Annotated[
 LifeSeconds = Annotated[
     StrictInt, Field(ge=1, le=MAX_LIFE_SECONDS, description="Seconds from now; in place of `expires_at`.")
 ]
+
+
+class CacheIn(Strict):
+    """What a key says of the response cache. What is absent or ``null`` is as its model or the gateway has it."""
+
+    mode: Literal["off", "ask", "exact", "meaning"] | None = Field(
+        None,
+        description="`exact`: its requests are answered from the cache; `meaning`: by their meaning too; "
+        "`ask`: those that ask for it; `off`: none.",
+    )
+    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=MAX_TTL_SECONDS)] | None = Field(
+        None, description="How long the answers to it are kept."
+    )
+    scope: Literal["tenant", "team", "user", "key"] | None = Field(
+        None, description="Who shares answers with it, of those whose scope is the same."
+    )
 
 
 class Limits(Strict):

@@ -17,6 +17,7 @@ from hx_gateway.admin.fields import (
     AuditAction,
     BudgetIn,
     Budgets,
+    CacheIn,
     Email,
     Glob,
     LifeSeconds,
@@ -109,6 +110,7 @@ class KeyPatch(Fields):
     aliases: Aliases = optional()
     allowed_routes: Routes | None = optional()
     scopes: Scopes = optional()
+    cache: CacheIn | None = optional()
     expires_at: Moment | None = optional()
     expires_in: LifeSeconds = optional()
 
@@ -243,7 +245,7 @@ def _filter(value: object) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
-    if isinstance(value, Limits):
+    if isinstance(value, Limits | CacheIn):
         return value.model_dump(exclude_none=True)
     if isinstance(value, BudgetIn):
         return _budget(value)

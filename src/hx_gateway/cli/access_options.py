@@ -16,6 +16,7 @@ from hx_gateway.cli.start import fail
 
 _BUDGET = re.compile(r"(?:(?P<model>.+)=)?\$?(?P<limit>[0-9.]+)(?:/(?P<period>[a-z]+))?(?::\$?(?P<soft>[0-9.]+))?")
 PERIODS = ("day", "week", "month", "total")
+DEFAULT = "default"
 NEVER = "never"
 
 NameArgument = Annotated[str, typer.Argument(help="What people call it.")]
@@ -111,6 +112,16 @@ def expiry_of(text: str | None) -> dict[str, Any]:
         return {"expires_at": time_of(text)}
     except ValueError:
         fail(f"--expires {text!r}: write 12h, 30d, a time in ISO 8601, or {NEVER}.", code=EXIT_FAILED)
+
+
+def cache_of(mode: str | None, ttl: str | None, scope: str | None) -> dict[str, Any]:
+    """Return the field that says how a key's requests use the response cache; ``default`` takes back what it says."""
+    if mode == DEFAULT:
+        return {"cache": None}
+    seconds = None if ttl is None else seconds_of("--cache-ttl", ttl)
+    given = {"mode": mode, "ttl_seconds": seconds, "scope": scope}
+    said = {name: value for name, value in given.items() if value is not None}
+    return {"cache": said} if said else {}
 
 
 def seconds_of(option: str, text: str) -> int:

@@ -15,7 +15,7 @@ import typer
 from hx_gateway.cli.start import fail
 from hx_gateway.services.upstream.base import Timeouts, UpstreamError, UpstreamHead, UpstreamRefused, UpstreamRequest
 from hx_gateway.services.upstream.http_client import HttpCall, HttpUpstream
-from hx_gateway.settings import default_data_dir
+from hx_gateway.setting_sources import default_data_dir
 
 DEFAULT_URL = "http://127.0.0.1:4010"
 EXIT_FAILED = 1

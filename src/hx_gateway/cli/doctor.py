@@ -34,7 +34,8 @@ from hx_gateway.services.qdrant import QdrantService
 from hx_gateway.services.redis import RedisService
 from hx_gateway.services.upstream.base import Timeouts, UpstreamError, UpstreamRequest
 from hx_gateway.services.upstream.http_client import HttpUpstream
-from hx_gateway.settings import NOT_CONFIGURED, LoadedSettings, Settings, default_data_dir, variables_of
+from hx_gateway.setting_sources import default_data_dir
+from hx_gateway.settings import NOT_CONFIGURED, LoadedSettings, Settings, variables_of
 
 CHECK_SECONDS = 5.0
 HIDDEN = "(hidden)"

@@ -10,7 +10,7 @@ import typer
 
 from hx_gateway.cli import access_options as options
 from hx_gateway.cli import key_import
-from hx_gateway.cli.access_options import changes_of, expiry_of, filters_of, limits_of, pairs_of, seconds_of
+from hx_gateway.cli.access_options import cache_of, changes_of, expiry_of, filters_of, limits_of, pairs_of, seconds_of
 from hx_gateway.cli.access_requests import Objects, Server
 from hx_gateway.cli.client import DEFAULT_URL, KeyOption, UrlOption
 from hx_gateway.cli.plain_text import plain
@@ -57,6 +57,16 @@ ScopeOption = Annotated[list[str] | None, typer.Option("--scope", help="A right,
 RouteOption = Annotated[
     list[str] | None, typer.Option("--route", help="A path it may take, as '/v1/chat/*'; repeatable.")
 ]
+CacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache", help="Whether the response cache answers: exact, meaning, ask or off; default for the gateway's."
+    ),
+]
+CacheTtlOption = Annotated[str | None, typer.Option("--cache-ttl", help="How long answers are kept, as 10m.")]
+CacheScopeOption = Annotated[
+    str | None, typer.Option("--cache-scope", help="Who shares them: tenant, team, user or key.")
+]
 AdminRoleOption = Annotated[
     str | None, typer.Option("--admin-role", help="Makes it an administrator's: tenant_admin or platform_admin.")
 ]
@@ -78,6 +88,9 @@ def create(
     alias: AliasOption = None,
     scope: ScopeOption = None,
     route: RouteOption = None,
+    cache: CacheOption = None,
+    cache_ttl: CacheTtlOption = None,
+    cache_scope: CacheScopeOption = None,
     admin_role: AdminRoleOption = None,
     tag: options.TagOption = None,
     metadata: options.MetadataOption = None,
@@ -102,7 +115,7 @@ def create(
         allowed_routes=route or None,
         admin_role=admin_role,
     )
-    made = KEYS.create(Server(url, key), {**body, **expiry_of(expires)})
+    made = KEYS.create(Server(url, key), {**body, **expiry_of(expires), **cache_of(cache, cache_ttl, cache_scope)})
     _print_secret(made, url, as_json=as_json)
 
 
@@ -152,6 +165,9 @@ def update(
     alias: AliasOption = None,
     scope: ScopeOption = None,
     route: RouteOption = None,
+    cache: CacheOption = None,
+    cache_ttl: CacheTtlOption = None,
+    cache_scope: CacheScopeOption = None,
     tag: options.TagOption = None,
     metadata: options.MetadataOption = None,
     as_json: options.JsonOption = False,
@@ -172,7 +188,7 @@ def update(
         allowed_routes=route or None,
     )
     limits = limits_of(rpm, tpm, parallel, burst)
-    changes = {**chosen, **expiry_of(expires)}
+    changes = {**chosen, **expiry_of(expires), **cache_of(cache, cache_ttl, cache_scope)}
     KEYS.print(KEYS.update(Server(url, key), key_id, changes, limits, no_limits=no_limits), as_json=as_json)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hx_gateway import __version__
-from hx_gateway.cli import audit, db, events, keys, spend, teams, tenants, users
+from hx_gateway.cli import audit, cache, db, events, keys, spend, teams, tenants, users
 from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.registry.app import app as registry_app
 from hx_gateway.cli.serve import serve
@@ -29,6 +29,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(spend.app, name="spend")
 app.add_typer(audit.app, name="audit")
+app.add_typer(cache.app, name="cache")
 app.add_typer(registry_app, name="registry")
 
 

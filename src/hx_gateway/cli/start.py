@@ -12,12 +12,12 @@ from typing import NoReturn
 from pydantic import SecretStr
 
 from hx_gateway.access.admin_key import load_or_create_admin_key
+from hx_gateway.setting_sources import default_data_dir
 from hx_gateway.setting_values import check_admin_key
 from hx_gateway.settings import (
     LoadedSettings,
     Settings,
     SettingsError,
-    default_data_dir,
     load_settings,
 )
 

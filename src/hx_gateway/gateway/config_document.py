@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,13 @@ class Section:
         if value is None or isinstance(value, bool):
             return value
         raise self.error(key, "must be true or false")
+
+    def choice(self, key: str, choices: Sequence[str] | None) -> str | None:
+        """Return one of ``choices`` (``None``: any text), ``None`` where there is none."""
+        value = self._get(key)
+        if value is None or (isinstance(value, str) and (choices is None or value in choices)):
+            return value
+        raise self.error(key, f"must be one of {', '.join(choices)}" if choices else "must be a string")
 
     def amount(self, key: str) -> Decimal | None:
         """Return a number that is not negative, exactly as it is written; ``None`` where there is none."""

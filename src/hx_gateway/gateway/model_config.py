@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hx_gateway.cache_rules import CacheRule
+from hx_gateway.gateway.cache_config import general_rule, model_rule, unused_parameters
 from hx_gateway.gateway.config_document import MissingVariable, ModelConfigError, Section, read_document
 from hx_gateway.gateway.model_providers import OPENAI_BASE_URL, Target, find_target
 from hx_gateway.services.upstream.base import Deployment, UpstreamKind
@@ -31,7 +33,8 @@ class ModelConfig:
     ``unsupported`` and ``unusable``: why the others cannot (a provider we do not speak to; a variable that
     is not set). ``timeouts``: the limits in seconds that the file sets, by deployment name and field of
     ``Timeouts``. ``aliases``: name asked for → name meant; ``hidden`` ones are not listed. ``prices``: dollars a token
-    by ``model_name``, in LiteLLM's words. ``disable_spend_logs`` and ``disable_error_logs``: ``None`` if not said.
+    by ``model_name``, in LiteLLM's words. ``cache``: what it says of the response cache, in
+    general and by model. ``disable_spend_logs`` and ``disable_error_logs``: ``None`` if not said.
     """
 
     names: tuple[str, ...] = ()
@@ -42,6 +45,8 @@ class ModelConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
     prices: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)
+    cache: CacheRule | None = None
+    cache_of_models: Mapping[str, CacheRule] = field(default_factory=dict)
     disable_spend_logs: bool | None = None
     disable_error_logs: bool | None = None
     warnings: tuple[str, ...] = ()
@@ -69,6 +74,7 @@ class _Reader:
         self._unusable: dict[str, str] = {}
         self._timeouts: dict[str, dict[str, float]] = {}
         self._prices: dict[str, dict[str, Decimal]] = {}
+        self._cache: dict[str, CacheRule] = {}
         self._disabled: dict[str, bool] = {}
         self._ignored: dict[str, list[str]] = {}
         self._warnings: list[str] = []
@@ -78,7 +84,7 @@ class _Reader:
             self._read_entry(entry)
         aliases, hidden = self._read_aliases(document.section("router_settings"))
         self._read_general(document.section("general_settings"))
-        self._note_unread(document.section("litellm_settings"), "litellm_settings.")
+        cache = self._read_litellm(document.section("litellm_settings"))
         if variables := document.section("environment_variables").unread():
             self._ignore("environment_variables", *variables)
         self._note_unread(document, "")
@@ -93,6 +99,8 @@ class _Reader:
             aliases=aliases,
             hidden=hidden,
             prices=self._prices,
+            cache=cache,
+            cache_of_models=self._cache,
             disable_spend_logs=self._disabled.get("disable_spend_logs"),
             disable_error_logs=self._disabled.get("disable_error_logs"),
             warnings=self._all_warnings(),
@@ -106,6 +114,9 @@ class _Reader:
         params = entry.section("litellm_params")
         entry.know(*_DESCRIPTIONS)
         self._read_prices(name, params, entry.section("model_info"))
+        rule = model_rule(entry.section("model_info"))
+        if rule is not None:
+            self._cache[name] = rule
         if not self._direct:
             return
         try:
@@ -212,6 +223,19 @@ class _Reader:
             if value is not None:
                 self._disabled[key] = value
         self._note_unread(general, "general_settings.")
+
+    def _read_litellm(self, litellm: Section) -> CacheRule | None:
+        """Take the switch of the cache, unless it is that of the proxy which serves the models."""
+        rule: CacheRule | None = None
+        try:
+            rule = general_rule(litellm) if self._direct else None
+        except MissingVariable as missing:
+            self._warnings.append(f"The response cache is not turned on: {missing}.")
+        if rule is not None:
+            for key in unused_parameters(litellm):
+                self._ignore(f"litellm_settings.cache_params.{key}")
+        self._note_unread(litellm, "litellm_settings.")
+        return rule
 
     def _note_unread(self, section: Section, prefix: str) -> None:
         for key in section.unread():

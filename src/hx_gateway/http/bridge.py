@@ -363,6 +363,7 @@ def _record(exchange: _Exchange, ending: Ending) -> RequestFinished:
         cost_nano=ctx.cost_nano,
         error_message=ctx.error.message if ctx.error is not None else None,
         refusal=ctx.error.explanation if ctx.error is not None else None,
+        cache=ctx.cache.outcome if ctx.cache is not None else None,
     )
 
 

@@ -36,7 +36,7 @@ class AccessLog:
             "client": event.client,
             "bytes": event.bytes_sent,
         }
-        for name in ("key_id", "error_code", "model", "upstream"):
+        for name in ("key_id", "error_code", "model", "upstream", "cache"):
             value = getattr(event, name)
             if value is not None:
                 fields[name] = value

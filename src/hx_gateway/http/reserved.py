@@ -10,7 +10,7 @@ from hx_gateway.pipeline.context import Context, Reply
 from hx_gateway.pipeline.routes import BodyRule, ErrorShape, Needs, RouteSpec, needs, under
 
 RESERVED_PREFIXES = (
-    *("/v1/audit", "/v1/cost", "/v1/decisions", "/v1/prices", "/v1/spend"),
+    *("/v1/audit", "/v1/cache", "/v1/cost", "/v1/decisions", "/v1/prices", "/v1/spend"),
     *("/v1/traces", "/v1/vector_stores"),
 )
 

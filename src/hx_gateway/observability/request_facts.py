@@ -42,6 +42,7 @@ class RequestFacts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     tokens_estimated: bool = False
+    cache: str | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -78,6 +79,7 @@ def encode_facts(event: RequestFinished) -> bytes:
             usage.prompt_tokens if usage is not None else None,
             usage.completion_tokens if usage is not None else None,
             usage.estimated if usage is not None else False,
+            event.cache,
         )
     )
 

@@ -157,6 +157,7 @@ def _trace_metadata(facts: RequestFacts) -> dict[str, Any]:
         prompt_tokens=facts.prompt_tokens,
         completion_tokens=facts.completion_tokens,
         tokens_estimated=facts.tokens_estimated or None,
+        cache=facts.cache,
         upstream_ms=_ms(facts.upstream_seconds),
         first_byte_ms=_ms(facts.first_byte_seconds),
     )

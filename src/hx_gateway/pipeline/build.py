@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hx_gateway.access.principal import Authenticator
+from hx_gateway.pipeline.repeated import RepeatedBodies
 from hx_gateway.pipeline.routes import RouteTable
 from hx_gateway.pipeline.stage import GatewayPipeline
 from hx_gateway.pipeline.stages.db_guard import DbGuardMiddleware
 from hx_gateway.pipeline.stages.execution import ExecutionStage, Metering
-from hx_gateway.pipeline.stages.routing import ModelDirectory, RoutingStage
+from hx_gateway.pipeline.stages.routing import Cache, ModelDirectory, RoutingStage
 from hx_gateway.pipeline.stages.security import SecurityStage
 from hx_gateway.pipeline.stages.transform import TransformStage
 from hx_gateway.pipeline.stages.validation import ValidationStage
@@ -24,6 +25,8 @@ class PipelineParts:
 
     authenticator: Authenticator
     metering: Metering | None = None
+    cache: Cache | None = None
+    repeated: RepeatedBodies | None = None
     postgres: DataService
     redis: DataService
     models: ModelDirectory
@@ -41,9 +44,9 @@ def build_pipeline(parts: PipelineParts, routes: RouteTable) -> GatewayPipeline:
         (
             SecurityStage(parts.authenticator, cors_origins=parts.cors_origins),
             DbGuardMiddleware(parts.postgres, parts.redis, parts.guarded_prefixes, enabled=parts.guard_enabled),
-            ValidationStage(max_body_bytes=parts.max_body_bytes),
+            ValidationStage(max_body_bytes=parts.max_body_bytes, repeated=parts.repeated),
             TransformStage(parts.aliases),
-            RoutingStage(parts.models),
+            RoutingStage(parts.models, parts.cache),
             ExecutionStage(parts.upstreams, parts.metering),
         ),
         routes,

@@ -17,7 +17,9 @@ from hx_gateway.translate.openai import ModelRequest
 
 if TYPE_CHECKING:
     from hx_gateway.limits.admission import Admission
+    from hx_gateway.pipeline.caching import CacheUse
     from hx_gateway.pipeline.metering import Settling
+    from hx_gateway.pipeline.repeated import Written
     from hx_gateway.pipeline.routes import RouteSpec
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -108,11 +110,13 @@ class Context:
     Set by the edge: ``request_id``, ``method``, ``path`` (decoded), ``raw_path`` (as sent), ``query``, ``headers``
     (lower-case names), ``client`` (address, after trusted proxies), ``local`` (from this machine, not proxied),
     ``scope`` (the ASGI scope, for routes served by an ASGI application). Set by the stage named:
-    ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded`` (Validation), ``call`` (Transform),
-    ``candidates`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``, ``call_state``,
+    ``route``, ``path_params`` (pipeline), ``principal`` (Security), ``decoded``, ``written`` (Validation),
+    ``call`` (Transform), ``candidates``, ``cache`` (Routing), ``deployment``, ``attempts``, ``usage``, ``translation``,
+    ``call_state``,
     ``output_estimate``, ``call_id``, ``admission``, ``settling``, ``cost_nano`` (Execution). ``translation`` names the
     change of wire format, where there was one; ``output_estimate`` is about how many tokens came, for answers without a
-    usage; ``cost_nano`` is what the call cost, where its price is known. ``error`` is what was answered with,
+    usage; ``cost_nano`` is what the call cost, where its price is known. ``cache`` is what the response cache does for
+    it, ``None`` where that is off. ``error`` is what was answered with,
     ``status`` what went out.
     """
 
@@ -130,8 +134,10 @@ class Context:
     path_params: Mapping[str, str] = field(default_factory=dict)
     principal: Principal | None = None
     decoded: ModelRequest | None = None
+    written: Written | None = None
     call: ModelRequest | None = None
     candidates: tuple[Deployment, ...] = ()
+    cache: CacheUse | None = None
     deployment: Deployment | None = None
     attempts: int = 0
     usage: TokenUsage | None = None

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from hx_gateway.access.principal import Principal
-from hx_gateway.allowances import Allowance
+from hx_gateway.allowances import Allowance, RequestsOnly
 from hx_gateway.errors import Forbidden, Unavailable
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
 from hx_gateway.journal.errors import JournalRefused
@@ -84,6 +84,7 @@ class CallMetering:
         self._options = options or MeteringOptions()
         self._now_ms = now_ms
         self._ids = EventIds()
+        self._requests_only = RequestsOnly()
 
     def bind(self, meter: Meter) -> None:
         """Count with ``meter`` from now on: it lives as long as the server, which is shorter than the pipeline."""
@@ -151,6 +152,25 @@ class CallMetering:
         )
         self._take(ctx, await self.meter.admit(ask))
         self._settle_at_the_end(ctx, None, NOTHING)
+
+    async def admit_cached(self, ctx: Context, call: ModelRequest, deployment: Deployment, saved: TokenUsage) -> int:
+        """Let a request begin that is answered from the cache: it takes a slot and counts as one, and costs nothing.
+
+        Return what its call would have cost at ``deployment``, which took ``saved`` tokens; 0 where nobody knows.
+        """
+        principal = ctx.principal
+        assert principal is not None
+        prices = self.prices_of(call.model, deployment)
+        ask = self._ask(ctx, principal, call, 0, 0, prices)
+        if ask.allowance is not None:
+            ask = msgspec.structs.replace(ask, allowance=self._requests_only.of(ask.allowance))
+        self._take(ctx, await self.meter.admit(ask))
+        self._settle_at_the_end(ctx, prices, NOTHING)
+        if prices is None:
+            return 0
+        return cost_nano(
+            prices.at(datetime.now(UTC), saved.prompt_tokens), saved.prompt_tokens, saved.completion_tokens
+        )
 
     async def sent(self, ctx: Context, deployment: Deployment) -> None:
         """Note that the call goes out now, together with others that do.
@@ -306,6 +326,7 @@ class Settling:
             attempts=ctx.attempts,
             upstream=deployment.name if deployment is not None else None,
             provider=deployment.kind.value if deployment is not None else None,
+            cache=ctx.cache.outcome if ctx.cache is not None else None,
         )
         self._meter.settle(admission, done)
         # What refers to each other is left to the garbage collector, with all that hangs on it.

@@ -229,10 +229,15 @@ async def _events(
     end: Callable[[], None],
 ) -> AsyncGenerator[bytes]:
     error: HXError | None = None
+    keeping = ctx.cache.keeping if ctx.cache is not None else None
     try:
         async for chunk in exchange.chunks():
             out = relay.feed(chunk)
+            if keeping is not None:
+                keeping.feed(chunk)
             if relay.saw_done:
+                if keeping is not None:
+                    keeping.streamed()
                 await whole()
             if out:
                 yield out

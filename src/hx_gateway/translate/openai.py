@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Raw
 
+from hx_gateway.cache_rules import MAX_NAMESPACE_CHARS, MAX_TTL_SECONDS, CacheAsk
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.kit.json_object import JSONObjectError, decode_object
 
@@ -30,10 +31,11 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request to a model. ``body`` holds every field the client sent, as it was written.
+    """A request to a model. ``body`` holds every field the client sent, as it was written, but for ``cache``.
 
     ``include_usage``: the client of a stream asked for the usage event. ``max_tokens``: the output cap, the
-    larger one where a request has two; ``n``: how many answers are made, those of ``best_of`` included.
+    larger one where a request has two; ``n``: how many answers are made, those of ``best_of`` included. ``cache`` is
+    what it asks of the gateway's cache, which no upstream is told: one of its own may be shared by all who call here.
     """
 
     operation: Operation
@@ -43,6 +45,7 @@ class ModelRequest:
     include_usage: bool = False
     max_tokens: int | None = None
     n: int = 1
+    cache: CacheAsk | None = None
 
 
 # Where a request goes, with whose credential and what is recorded of it is not for the body to decide.
@@ -67,7 +70,6 @@ _SERVER_FIELDS = frozenset(
         "http_client",
     }
     | {
-        "cache",
         "caching",
         "fallbacks",
         "content_policy_fallbacks",
@@ -141,6 +143,7 @@ _CHAT = msgspec.json.Decoder(_Chat)
 _COMPLETION = msgspec.json.Decoder(_Completion)
 _EMBEDDING = msgspec.json.Decoder(_Embedding)
 _METADATA = msgspec.json.Decoder(dict[str, Raw])
+_CACHE = msgspec.json.Decoder(CacheAsk | None)
 
 _CAP_RULE = f"must be an integer from 1 to {MAX_CAP}"
 _RULES = {
@@ -162,6 +165,10 @@ _RULES = {
     "encoding_format": "must be 'float' or 'base64'",
     "dimensions": _CAP_RULE,
 }
+_CACHE_RULE = (
+    "must be an object of 'no-cache', 'no-store' and 'use-cache' (true or false), 'ttl' and 's-maxage' (seconds, up to "
+    f"{MAX_TTL_SECONDS:,}) and 'namespace' (1 to {MAX_NAMESPACE_CHARS} characters)"
+)
 _SCALARS = frozenset(_RULES) - {"messages", "stream_options", "prompt", "input"}
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -193,7 +200,7 @@ def decode_embedding(data: bytes) -> ModelRequest:
         raise _refusal("input", body)
     if isinstance(call.input, list) and not isinstance(call.input[0], int) and not _is_batch(call.input):
         raise _refusal("input", body)
-    return ModelRequest(Operation.EMBEDDING, call.model, body)
+    return ModelRequest(Operation.EMBEDDING, call.model, body, cache=_cache_ask(body))
 
 
 def _generation(
@@ -202,7 +209,21 @@ def _generation(
     stream = call.stream is True
     options = call.stream_options
     include_usage = stream and options is not None and options.include_usage is True
-    return ModelRequest(operation, call.model, body, stream, include_usage, max_tokens, n)
+    return ModelRequest(operation, call.model, body, stream, include_usage, max_tokens, n, _cache_ask(body))
+
+
+def _cache_ask(body: dict[str, Raw]) -> CacheAsk | None:
+    """Take out of ``body`` what is asked of the cache."""
+    given = body.pop("cache", None)
+    if given is None:
+        return None
+    try:
+        asked: CacheAsk | None = _CACHE.decode(given)
+    except msgspec.ValidationError as error:
+        at = _AT.search(str(error))
+        path = f"cache.{at.group(1)}" if at and at.group(1) else "cache"
+        raise InvalidRequest(f"'cache' {_CACHE_RULE}.", param=path, code="invalid_value") from error
+    return asked
 
 
 def _decode_body(data: bytes) -> dict[str, Raw]:

@@ -46,7 +46,7 @@ def key(**more: Any) -> ApiKey:
             key(),
             {
                 *("tenant_id", "team_id", "user_id", "prefix", "last_four", "aliases", "allowed_routes", "scopes"),
-                *("admin_role", "expires_at", "rotates_until", "granted_by"),
+                *("admin_role", "expires_at", "rotates_until", "granted_by", "cache"),
             },
         ),
     ],

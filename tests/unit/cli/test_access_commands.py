@@ -11,7 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from hx_gateway.admin.answers import KEY_EXAMPLE, TEAM_EXAMPLE, TENANT_EXAMPLE, USER_EXAMPLE
-from hx_gateway.cli import access_requests, keys, teams, tenants, users
+from hx_gateway.cli import access_requests, cache, keys, teams, tenants, users
 
 EXAMPLES = {"keys": KEY_EXAMPLE, "teams": TEAM_EXAMPLE, "users": USER_EXAMPLE, "tenants": TENANT_EXAMPLE}
 APPS: dict[str, Typer] = {"keys": keys.app, "teams": teams.app, "users": users.app, "tenants": tenants.app}
@@ -53,6 +53,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(access_requests, "run_with", run)
     monkeypatch.setattr(teams, "run_with", run)
+    monkeypatch.setattr(cache, "run_with", run)
     return fake
 
 
@@ -201,3 +202,29 @@ def test_tenants_and_users_have_fields_of_their_own(gateway: FakeGateway) -> Non
         },
         {"name": "Ada", "email": "ada@example.org", "role": "tenant_admin", "tenant_id": "acme"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--cache exact", {"mode": "exact"}),
+        ("--cache ask --cache-ttl 10m --cache-scope team", {"mode": "ask", "ttl_seconds": 600, "scope": "team"}),
+        ("--cache-ttl 90s", {"ttl_seconds": 90}),
+        ("--cache default", None),
+    ],
+)
+def test_a_key_is_told_how_to_use_the_cache(gateway: FakeGateway, options: str, said: object) -> None:
+    told("keys", "create", "Checkout", *options.split())
+    told("keys", "update", "k1", *options.split())
+    assert [body["cache"] for _, _, _, body in gateway.asked] == [said, said]
+
+
+def test_a_purge_says_what_was_forgotten(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def purged(*asked: Any) -> dict[str, Any]:
+        gateway.asked.append((*asked, None))
+        return {"tenant_id": "acme", "purged": 3}
+
+    monkeypatch.setattr(gateway, "ask", purged)
+    done = CliRunner().invoke(cache.app, ["purge", "--tenant", "acme", "--of-key", "k1"])
+    assert (done.exit_code, done.output) == (0, "3 answers of tenant acme are forgotten\n")
+    assert gateway.asked[0][:3] == ("DELETE", "/v1/cache", {"tenant_id": "acme", "key_id": "k1", "model": None})

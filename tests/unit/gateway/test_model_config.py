@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 from hx_gateway.gateway.model_config import ModelConfig, ModelConfigError, load_model_config
 from hx_gateway.services.upstream.base import Deployment, UpstreamKind
 
@@ -318,3 +319,72 @@ def test_behind_a_proxy_only_names_and_aliases_matter(tmp_path: Path) -> None:
 def test_an_alias_to_nothing_is_named(tmp_path: Path) -> None:
     text = TYPICAL.replace("gpt-4: gpt-4o", "gpt-4: gone")
     assert any("'gone'" in warning for warning in load(tmp_path, text).warnings)
+
+
+MODEL = "model_list:\n  - model_name: m\n    litellm_params: {model: ollama/x}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("cache: exact", CacheRule(mode=CacheMode.EXACT)),
+        ("cache: off", CacheRule(mode=CacheMode.OFF)),
+        ("cache: {}", CacheRule()),
+        (
+            "cache: {mode: ask, ttl_seconds: 600, scope: team}",
+            CacheRule(mode=CacheMode.ASK, ttl_seconds=600, scope=CacheScope.TEAM),
+        ),
+    ],
+)
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_model_says_how_the_cache_is_used_for_it(tmp_path: Path, text: str, rule: CacheRule, direct: bool) -> None:
+    config = load(tmp_path, f"{MODEL}    model_info: {{mode: chat, {text}}}\n", direct=direct)
+    assert config.cache_of_models == {"m": rule}
+    assert config.cache is None
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("cache: always", "model_info.cache"),
+        ("cache: true", "model_info.cache"),
+        ("cache: [exact]", "model_info.cache"),
+        ("cache: {mode: 1}", "model_info.cache.mode"),
+        ("cache: {scope: everybody}", "model_info.cache.scope"),
+        ("cache: {ttl_seconds: 0.5}", "model_info.cache.ttl_seconds"),
+        ("cache: {ttl_seconds: 1e9}", "model_info.cache.ttl_seconds"),
+        ("cache: {ttl: 5}", "model_info.cache.ttl"),
+    ],
+)
+def test_a_cache_that_makes_no_sense_stops_the_start_by_name(tmp_path: Path, text: str, field: str) -> None:
+    with pytest.raises(ModelConfigError, match=rf"config.yaml:\d+: model_list\[0\]\.{field}: "):
+        load(tmp_path, f"{MODEL}    model_info: {{{text}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("cache: false", None),
+        ("cache: true", CacheRule(mode=CacheMode.EXACT)),
+        ("cache: true\n  cache_params: {type: redis, ttl: 60}", CacheRule(mode=CacheMode.EXACT, ttl_seconds=60)),
+        ("cache: true\n  cache_params: {type: local, mode: default_off}", CacheRule(mode=CacheMode.ASK)),
+    ],
+)
+def test_litellm_s_own_switch_turns_it_on(tmp_path: Path, text: str, rule: CacheRule | None) -> None:
+    config = load(tmp_path, f"{MODEL}litellm_settings:\n  {text}\n")
+    assert config.cache == rule
+    assert config.warnings == ()
+
+
+def test_what_says_where_litellm_keeps_answers_has_no_effect_and_is_named(tmp_path: Path) -> None:
+    text = "litellm_settings:\n  cache: true\n  cache_params: {type: s3, host: redis.example.org, namespace: n}\n"
+    config = load(tmp_path, MODEL + text)
+    assert config.cache == CacheRule(mode=CacheMode.EXACT)
+    assert "cache_params.type, litellm_settings.cache_params.host" in config.warnings[0]
+
+
+def test_the_cache_of_a_proxy_is_the_proxy_s_own(tmp_path: Path) -> None:
+    config = load(tmp_path, f"{MODEL}litellm_settings:\n  cache: true\n", direct=False)
+    assert config.cache is None
+    assert "litellm_settings.cache" in config.warnings[0]

@@ -145,9 +145,15 @@ def test_a_record_that_cannot_be_read_gives_no_rows() -> None:
 
 def test_a_record_with_more_fields_than_are_known_is_read() -> None:
     payload = encode_facts(ENDED)
-    assert payload[:3] == b"\xdc\x00\x19"
-    longer = b"\xdc\x00\x1a" + payload[3:] + b"\xc0"
+    assert payload[:3] == b"\xdc\x00\x1a"
+    longer = b"\xdc\x00\x1b" + payload[3:] + b"\xc0"
     assert decode_facts(longer) == decode_facts(payload)
+
+
+def test_a_record_from_before_the_cache_is_read() -> None:
+    payload = encode_facts(ENDED)
+    assert payload.endswith(b"\xc0")
+    assert decode_facts(b"\xdc\x00\x19" + payload[3:-1]) == decode_facts(payload)
 
 
 def test_neither_the_clients_address_nor_the_upstreams_is_kept() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hx_gateway.access.principal import KeyId, Principal, Scope, TenantId
-from hx_gateway.allowances import Allowance, Budget, Period, ScopeKind
+from hx_gateway.allowances import Allowance, Budget, Period, Rate, RequestsOnly, ScopeKind, ScopeLimits
 from hx_gateway.errors import Forbidden, HXError, Unavailable
 from hx_gateway.events import Ending, RequestFinished, TokenUsage
 from hx_gateway.journal.errors import JournalRefused
@@ -236,6 +237,42 @@ async def test_a_refusal_is_recorded_under_the_id_that_was_asked_with() -> None:
     )  # fmt: skip
     RefusalRecorder(made).emit(admitted)
     assert len(meter.refused) == 1
+
+
+async def test_an_answer_from_the_cache_takes_a_request_and_costs_nothing() -> None:
+    meter = OneMeter()
+    made, ctx = metering(meter), asked_by(BUDGET)
+    ctx.deployment = None
+    call = decode_chat(CHAT)
+    saved = await made.admit_cached(ctx, call, DEPLOYMENT, TokenUsage(prompt_tokens=1000, completion_tokens=10))
+    assert saved == 1000 * 1000 + 10 * 2000
+    (asked,) = meter.asked
+    assert (asked.tokens, asked.cost_nano) == (0, 0)
+    assert asked.allowance is not None
+    assert asked.allowance.budgets_for("m") == ()
+    assert made.cost_of(ctx) == 0
+    await ended(ctx)
+    (done,) = meter.done
+    assert (done.cost_nano, done.prompt_tokens, done.usage_source, done.upstream) == (0, 0, "none", None)
+
+
+async def test_what_a_hit_saved_is_nothing_where_nobody_knows_the_price() -> None:
+    made, ctx = metering(OneMeter(), None), asked_by(BUDGET)
+    usage = TokenUsage(prompt_tokens=1000, completion_tokens=10)
+    assert await made.admit_cached(ctx, decode_chat(CHAT), DEPLOYMENT, usage) == 0
+
+
+def test_of_an_allowance_the_requests_are_left_the_same_each_time() -> None:
+    limits = ScopeLimits(kind=ScopeKind.KEY, id="k", requests=Rate(7, 7), tokens=Rate(9, 9), parallel=3)
+    of_model = ScopeLimits(kind=ScopeKind.TENANT_MODEL, id="m", requests=Rate(5, 5), tokens=Rate(1, 1))
+    allowance = Allowance(
+        tenant_id="t", limits=(limits,), budgets=(BUDGET,), model_limits={"m": of_model}, model_budgets={"m": (BUDGET,)}
+    )
+    left = RequestsOnly()
+    assert left.of(allowance).limits_for("m") == (replace(limits, tokens=None), replace(of_model, tokens=None))
+    assert left.of(allowance).budgets_for("m") == ()
+    assert left.of(allowance) is left.of(allowance)
+    assert left.of(replace(allowance)) is not left.of(allowance)
 
 
 def test_the_meter_has_what_is_asked_of_it() -> None:

@@ -129,7 +129,7 @@ def test_what_is_wrong_with_the_json_itself_keeps_its_code() -> None:
         "extra_headers",
         "custom_llm_provider",
         "user_api_key",
-        "cache",
+        "caching",
         "fallbacks",
         "aws_access_key_id",
         "vertex_project",

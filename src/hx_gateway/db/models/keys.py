@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hx_gateway.db.models.base import Administered, Base
+from hx_gateway.db.models.base import JSON_OBJECT, Administered, Base
 from hx_gateway.db.schemas import GATEWAY_SCHEMA
 
 
@@ -18,6 +18,7 @@ class ApiKey(Administered, Base):
     ``previous_digest`` is that of the text before the last rotation, and good until ``previous_expires_at``. A key
     that was imported is known by ``imported_sha256`` until it is used for the first time, which gives it a digest.
     ``granted_by`` is the key that it was made with, which holds it to its own rights; it may be another tenant's.
+    ``cache``: ``mode``, ``ttl_seconds``, ``scope``, each if the key says so.
     """
 
     __tablename__ = "api_keys"
@@ -51,3 +52,4 @@ class ApiKey(Administered, Base):
     allowed_routes: Mapped[list[str] | None]
     scopes: Mapped[list[str]] = mapped_column(default=list)
     expires_at: Mapped[datetime | None]
+    cache: Mapped[dict[str, Any] | None] = mapped_column(JSON_OBJECT)

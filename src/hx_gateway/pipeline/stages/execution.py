@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from hx_gateway.errors import HXError, UpstreamFailed
+from hx_gateway.events import TokenUsage
 from hx_gateway.kit.money import usd_text
 from hx_gateway.kit.turns import next_turn
+from hx_gateway.pipeline.caching import CacheUse
 from hx_gateway.pipeline.context import CallState, Context, Reply
 from hx_gateway.pipeline.model_call import note_failure, relay_call, request_headers
 from hx_gateway.pipeline.upstream_answers import answer_for_failure, answer_for_status
@@ -35,6 +37,11 @@ class Metering(Protocol):
         """Note that the call goes out now. Raises ``HXError`` where it must not."""
         ...
 
+    async def admit_cached(self, ctx: Context, call: ModelRequest, deployment: Deployment, saved: TokenUsage) -> int:
+        """Let a request begin that is answered from the cache, and return what its call would have cost; 0 where that
+        is not known. Raises ``HXError`` where a limit refuses."""
+        ...
+
     def cost_of(self, ctx: Context) -> int | None:
         """Return what an answer that is whole cost, in nano-dollars; ``None`` without a price."""
         ...
@@ -48,7 +55,7 @@ class ExecutionStage:
 
     name: ClassVar[str] = "execution"
     provides: ClassVar[frozenset[str]] = frozenset()
-    requires: ClassVar[frozenset[str]] = frozenset({"principal", "call", "candidates"})
+    requires: ClassVar[frozenset[str]] = frozenset({"principal", "call", "candidates", "cache"})
 
     def __init__(self, upstreams: Mapping[UpstreamKind, Upstream], metering: Metering | None = None) -> None:
         self._upstreams = dict(upstreams)
@@ -62,21 +69,43 @@ class ExecutionStage:
             if ctx.route.counted and self._metering is not None:
                 await self._metering.count(ctx)
             return await handler(ctx)
+        if ctx.cache is not None:
+            if ctx.cache.found is not None:
+                return await self._replay(ctx, ctx.call, ctx.cache)
+            return ctx.cache.taken(await self._forward(ctx, ctx.call))
+        return await self._forward(ctx, ctx.call)
+
+    async def _forward(self, ctx: Context, call: ModelRequest) -> Reply:
         deployment = ctx.candidates[0]
         ctx.deployment = deployment
         if self._metering is None:
-            return await self._call(ctx, ctx.call, deployment)
+            return await self._call(ctx, call, deployment)
         await next_turn()
-        ctx.call = await self._metering.admit(ctx, ctx.call, deployment)
+        ctx.call = call = await self._metering.admit(ctx, call, deployment)
         await next_turn()
         await self._metering.sent(ctx, deployment)
-        reply = await self._call(ctx, ctx.call, deployment)
+        reply = await self._call(ctx, call, deployment)
         if isinstance(reply.body, bytes):
-            cost = self._metering.cost_of(ctx)
-            if cost is not None:
-                reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
-            await ctx.answered(reply.status)
+            await self._priced(ctx, reply)
         return reply
+
+    async def _replay(self, ctx: Context, call: ModelRequest, cache: CacheUse) -> Reply:
+        """Answer from the cache: a request like others to its key's limits, and nothing that anybody is charged for."""
+        saved = 0
+        if self._metering is not None:
+            await next_turn()
+            saved = await self._metering.admit_cached(ctx, call, ctx.candidates[0], cache.saved)
+        reply = cache.reply(call, saved)
+        if self._metering is not None:
+            await self._priced(ctx, reply)
+        return reply
+
+    async def _priced(self, ctx: Context, reply: Reply) -> None:
+        assert self._metering is not None
+        cost = self._metering.cost_of(ctx)
+        if cost is not None:
+            reply.headers.append((b"x-hx-cost-usd", usd_text(cost).encode("ascii")))
+        await ctx.answered(reply.status)
 
     async def _call(self, ctx: Context, call: ModelRequest, deployment: Deployment) -> Reply:
         ctx.attempts += 1

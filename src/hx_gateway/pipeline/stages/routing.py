@@ -15,20 +15,34 @@ class ModelDirectory(Protocol):
     def resolve(self, model: str) -> tuple[Deployment, ...]: ...
 
 
+class Cache(Protocol):
+    """Knows answers to requests that were asked before."""
+
+    async def look(self, ctx: Context) -> None:
+        """Set ``cache`` of a request that is to be answered from the cache, or its answer kept. Never fails for it."""
+        ...
+
+
 class RoutingStage:
-    """Looks the model up. Its deployments are the candidates, in the order they are listed; the first is called."""
+    """Looks the model up. Its deployments are the candidates, in the order they are listed; the first is called.
+
+    Then the response cache is asked, if there is one: who may not use the model never comes so far.
+    """
 
     name: ClassVar[str] = "routing"
-    provides: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    provides: ClassVar[frozenset[str]] = frozenset({"candidates", "cache"})
     requires: ClassVar[frozenset[str]] = frozenset({"call"})
 
-    def __init__(self, models: ModelDirectory) -> None:
+    def __init__(self, models: ModelDirectory, cache: Cache | None = None) -> None:
         self._models = models
+        self._cache = cache
 
     async def __call__(self, ctx: Context) -> Reply | None:
-        """Set ``candidates``."""
+        """Set ``candidates`` and ``cache``."""
         if ctx.call is not None:
             began = time.monotonic()
             ctx.candidates = self._models.resolve(ctx.call.model)
             ctx.timings.routing = time.monotonic() - began
+            if self._cache is not None:
+                await self._cache.look(ctx)
         return None

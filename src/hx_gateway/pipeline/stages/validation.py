@@ -7,6 +7,7 @@ from typing import ClassVar
 from hx_gateway.errors import UnsupportedMedia
 from hx_gateway.kit.turns import next_turn
 from hx_gateway.pipeline.context import Context, Reply
+from hx_gateway.pipeline.repeated import RepeatedBodies, Written
 from hx_gateway.pipeline.routes import BodyRule
 
 _JSON_TYPES = (b"application/json", b"text/json")
@@ -16,21 +17,26 @@ class ValidationStage:
     """Reads a JSON body under its limit and hands it to the route's decoder. Other bodies stay unread."""
 
     name: ClassVar[str] = "validation"
-    provides: ClassVar[frozenset[str]] = frozenset({"decoded"})
+    provides: ClassVar[frozenset[str]] = frozenset({"decoded", "written"})
     requires: ClassVar[frozenset[str]] = frozenset({"principal"})
 
-    def __init__(self, *, max_body_bytes: int) -> None:
+    def __init__(self, *, max_body_bytes: int, repeated: RepeatedBodies | None = None) -> None:
         self._limit = max_body_bytes
+        self._repeated = repeated
 
     async def __call__(self, ctx: Context) -> Reply | None:
-        """Set ``decoded`` for routes with a decoder."""
+        """Set ``decoded`` and ``written`` for routes with a decoder."""
         route = ctx.route
         if route.body is not BodyRule.JSON:
             return None
         check_media(ctx)
         if route.decoder is not None:
             await next_turn()
-            ctx.decoded = route.decoder(await ctx.body.read(route.body_limit or self._limit))
+            data = await ctx.body.read(route.body_limit or self._limit)
+            written = self._repeated.find(route.name, data) if self._repeated is not None else None
+            if written is None:
+                written = Written(route.name, data, route.decoder(data))
+            ctx.written, ctx.decoded = written, written.decoded
         return None
 
 

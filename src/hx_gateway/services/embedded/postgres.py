@@ -34,6 +34,8 @@ SOCKET = f".s.PGSQL.{PORT}"
 DATABASE = "hx_gateway"
 USER = "hx_gateway"
 SUPERUSER = "hx_owner"
+# In the wheel, and only for a superuser to make. It holds vectors for the cache by meaning, and nothing else needs it.
+EXTENSION = "vector"
 # Where root puts what another account must reach when the data directory is closed to it. Not inside
 # /var/lib/hx-gateway, which may be such a closed data directory itself.
 ROOT_STATE = Path("/var/lib/hx-gateway-embedded")
@@ -90,6 +92,7 @@ class EmbeddedPostgres(OwnedServer):
         if not self._has_passwords():
             self._notify("The passwords of the embedded PostgreSQL are lost and made anew.")
             self._set_passwords(binaries, self._cluster, "ALTER")
+        self._make_extension(binaries)
         return True
 
     def command(self) -> list[str]:
@@ -147,6 +150,20 @@ class EmbeddedPostgres(OwnedServer):
         self._run([*single, "-D", str(cluster), "postgres"], "".join(f"{line}\n" for line in statements))
         _write_private(self._credentials, json.dumps(passwords), None)
         _sync_folder(self.base)
+
+    def _make_extension(self, binaries: Path) -> None:
+        """Make :data:`EXTENSION` in our database, once; a cluster of before has none. Without it the rest works."""
+        done = self.base / f"{EXTENSION}.made"
+        if done.exists():
+            return
+        # Otherwise single-user mode goes on after an error, and ends as if there had been none.
+        single = [str(binaries / "postgres"), "--single", "-c", "exit_on_error=on"]
+        try:
+            self._run([*single, "-D", str(self._cluster), DATABASE], f"CREATE EXTENSION IF NOT EXISTS {EXTENSION}\n")
+        except EmbeddedError as error:
+            self._notify(f"The extension {EXTENSION} is not there, so there is no cache by meaning: {error}")
+        else:
+            done.touch(mode=0o600)
 
     def _read_passwords(self) -> dict[str, str]:
         try:
