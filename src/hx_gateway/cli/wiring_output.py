@@ -45,7 +45,7 @@ def _print(report: Report, *, dry_run: bool) -> None:
         _print_step(console, step)
     if dry_run:
         console.print("nothing was changed: this was a dry run")
-    elif report.stamp is None:
+    elif not report.changed:
         console.print("nothing was changed")
     else:
         console.print(f"changed: {len(report.changed)}; hx-gateway wire --restore {report.stamp} takes it back")

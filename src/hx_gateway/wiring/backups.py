@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hx_gateway.wiring.files import Change, FileProblem, Owner, State, look, make_folder, write_new
+from hx_gateway.wiring.files import ABSENT, Change, FileProblem, Owner, State, draft_of, look, make_folder, write_new
 from hx_gateway.wiring.layout import Layout
 
 PRIVATE_MODE = 0o700
@@ -84,7 +84,9 @@ class Backups:
         for name in stamps[stamps.index(stamp) :]:
             for path, state in self._read(name):
                 wanted.setdefault(path, state)
-        changes = [Change(path, look(path), state) for path, state in wanted.items()]
+        # What a run that was killed had begun to write was not there before it either.
+        drafts = [Change(draft_of(path), look(draft_of(path)), ABSENT) for path in wanted]
+        changes = [*drafts, *(Change(path, look(path), state) for path, state in wanted.items())]
         return sorted((change for change in changes if change.before != change.after), key=_turn)
 
     def _new_folder(self, now: datetime) -> Path:

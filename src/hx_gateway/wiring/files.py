@@ -100,7 +100,7 @@ def check_possible(change: Change) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise FileProblem(folder, "is not a folder", "Put a folder in its place.")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise FileProblem(folder, "cannot be written to", "Run this as root, on a file system that is not read-only.")
 
 
@@ -136,8 +136,13 @@ def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     path.chmod(mode)
 
 
+def draft_of(path: Path) -> Path:
+    """Return where a file is written before it takes its place; what an interrupted run left there is overwritten."""
+    return path.with_name(f".{path.name}.hx-draft")
+
+
 def _replace(path: Path, after: State) -> None:
-    draft = _draft(path)
+    draft = draft_of(path)
     draft.unlink(missing_ok=True)
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, DRAFT_MODE)
@@ -170,10 +175,13 @@ def _copy_attributes(path: Path, draft: Path) -> None:
 
 
 def _replace_by_link(path: Path, target: str) -> None:
-    draft = _draft(path)
+    draft = draft_of(path)
     draft.unlink(missing_ok=True)
-    os.symlink(target, draft)
-    os.replace(draft, path)
+    try:
+        os.symlink(target, draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _remove(change: Change) -> None:
@@ -183,11 +191,6 @@ def _remove(change: Change) -> None:
     # One in which somebody put something meanwhile stays.
     if not any(change.path.iterdir()):
         change.path.rmdir()
-
-
-def _draft(path: Path) -> Path:
-    """Return where a file is written before it takes its place; what an interrupted run left there is overwritten."""
-    return path.with_name(f".{path.name}.hx-draft")
 
 
 def _sync_folder(folder: Path) -> None:

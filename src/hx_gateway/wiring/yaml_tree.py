@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
@@ -100,8 +101,12 @@ class Document:
         return line_of(self.text, index)
 
 
+@lru_cache(maxsize=8)
 def parse(text: str) -> Document:
-    """Return the tree of ``text``, which holds one document. Raises :class:`YamlProblem`."""
+    """Return the tree of ``text``, which holds one document; nobody changes it. Raises :class:`YamlProblem`.
+
+    The last ones are kept: what one change makes is where the next one begins.
+    """
     try:
         events = list(YAML(typ="rt", pure=True).parse(text.replace("\r\n", "\n")))
         return _document(text, events)
