@@ -35,8 +35,10 @@ class Systemd:
 
     def absence(self, layout: Layout) -> str | None:
         """Return why units cannot be restarted here, ``None`` where they can."""
-        if layout.is_staging:
-            return "a tree, not the host that runs"
+        return "a tree, not the host that runs" if layout.is_staging else self.absence_of_the_host()
+
+    def absence_of_the_host(self) -> str | None:
+        """Return why units cannot be restarted on the host itself."""
         if not BOOTED.is_dir() or shutil.which("systemctl") is None:
             return "systemd does not run here"
         return None
