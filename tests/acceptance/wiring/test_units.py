@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from hx_gateway.wiring import layout, systemd, unit_steps
-from tests.acceptance.wiring.staging import CANARY, CONFIG, SECRETS, Tree
+from tests.acceptance.wiring.staging import CANARY, CONFIG, CORE_FOLDER, SECRETS, Tree
 
 SYSTEMCTL = """#!/bin/sh
 state="$(dirname "$0")/state"
@@ -217,6 +218,17 @@ def test_unwiring_and_restoring_restart_too(host: Host) -> None:
     host.tree.run("wire", "--restore", host.tree.stamps()[0])
     assert host.asked() == ["daemon-reload", *RESTARTS]
     assert "database_url:" not in host.tree.read(CONFIG).replace("# database_url:", "")
+
+
+def test_what_was_only_taken_away_restarts_too(host: Host) -> None:
+    host.wire()
+    host.tree.unwire()
+    host.tree.write(f"{CORE_FOLDER}/30-db.conf", "[Service]\n")
+    subprocess.run(["systemctl", "restart", CORE], check=True)
+    subprocess.run(["systemctl", "restart", WRAPPER], check=True)
+    host.asked()
+    host.tree.unwire()
+    assert host.asked() == ["daemon-reload", *RESTARTS]
 
 
 def test_without_systemd_the_host_is_told_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
