@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,8 @@ def unwire(
     """Take away what wire gave: LiteLLM runs without a database, the gateway on its embedded stores."""
     layout = layout_of(root, base)
     for path in (layout.base, layout.config):
-        if not layout.at(path).exists():
+        # Unlike the path's own question this one is answered by who may not look, too.
+        if not os.path.exists(layout.at(path)):
             fail(f"there is no {str(layout.at(path))!r}: nothing to unwire. Name the gateway's folder with --base.")
     planner = Planner(layout, account)
     run = Run("unwire", layout, Systemd(), dry_run=dry_run)

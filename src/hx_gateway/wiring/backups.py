@@ -65,10 +65,13 @@ class Backups:
         return folder.name
 
     def stamps(self) -> list[str]:
-        """Return the stamps of whole backups, the oldest first."""
+        """Return the stamps of whole backups, the oldest first. Raises :class:`FileProblem`."""
         folder = self.layout.backups
-        found = folder.iterdir() if folder.is_dir() else ()
-        whole = [path.name for path in found if STAMP.fullmatch(path.name) and (path / MANIFEST).is_file()]
+        try:
+            found = list(folder.iterdir()) if folder.is_dir() else []
+            whole = [path.name for path in found if STAMP.fullmatch(path.name) and (path / MANIFEST).is_file()]
+        except PermissionError as error:
+            raise FileProblem(folder, f"cannot be read: {error.strerror}", "Run this as root.") from None
         return sorted(whole, key=_order)
 
     def as_before(self, stamp: str) -> list[Change]:

@@ -6,9 +6,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from hx_gateway.services.dsn import DsnError, postgres_dsn, redis_dsn
+from hx_gateway.wiring.masking import credentials_in
 
 LEFT_OUT = "none"
 POSTGRES_VARIABLES = ("PG_URL", "DATABASE_URL", "PG_HOST", "PG_PORT", "PG_DB", "PG_USER", "PG_PASS")
@@ -37,12 +38,9 @@ class Stores:
 
     @property
     def secrets(self) -> list[str]:
-        """Every form in which a password can show up."""
-        found = [self.qdrant_api_key or ""]
-        for url in (self.postgres, self.redis, self.qdrant):
-            password = urlsplit(url).password or ""
-            found += [password, unquote(password), quote(unquote(password))]
-        return sorted({secret for secret in found if secret}, key=len, reverse=True)
+        """Every form in which a credential can show up."""
+        given = (self.postgres, self.redis, self.qdrant, self.qdrant_api_key or "")
+        return [form for value in given for form in credentials_in(value)]
 
 
 def stores_from(given: Mapping[str, str]) -> Stores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "[hidden]"
 # A shorter one would hide parts of every other word; whole URLs are hidden anyway.
@@ -18,6 +19,17 @@ _OPEN_VALUE = re.compile(
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key(?!_rpm)", re.IGNORECASE)
 _LINE = re.compile(r"(\s*(?:export\s+)?[\w.-]+\s*)([:=])(\s*)([^#]*?)(\s*)(#.*)?")
 _SHOWN_WHOLE = re.compile(r"\s*(\[[A-Z]\w+\])?\s*")
+
+
+def credentials_in(value: str) -> list[str]:
+    """Return every form in which what is secret in ``value`` can show up: of a URL its password, else all of it."""
+    if "://" not in value:
+        return value.splitlines()
+    try:
+        password = urlsplit(value).password or ""
+    except ValueError:
+        return [value]
+    return [form for form in {password, unquote(password), quote(unquote(password))} if form]
 
 
 class Mask:

@@ -113,6 +113,8 @@ class Planner:
                 check_possible(change)
         except FileProblem as problem:
             part.problem = Step(name, "fail", str(problem), problem.remedy)
+        except PermissionError as error:
+            part.problem = Step(name, "fail", f"{error.filename}: {error.strerror}", "Run this as root.")
         return part
 
     def _secrets(self, part: Part, stores: Stores, cache: CacheUnits) -> None:

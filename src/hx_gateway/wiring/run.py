@@ -12,7 +12,7 @@ from hx_gateway.wiring.env_file import EnvFileProblem, value_of, variables
 from hx_gateway.wiring.files import Change, FileProblem, apply, look, text_of
 from hx_gateway.wiring.inputs import Stores
 from hx_gateway.wiring.layout import CORE_UNIT, WRAPPER_UNIT, Layout
-from hx_gateway.wiring.masking import Mask, masked_diff
+from hx_gateway.wiring.masking import Mask, credentials_in, masked_diff
 from hx_gateway.wiring.plan import Part
 from hx_gateway.wiring.report import Report, Step
 from hx_gateway.wiring.systemd import Systemd
@@ -36,14 +36,15 @@ class Run:
     def carry_out(self, plan: Callable[[], Sequence[Part]]) -> Report:
         """Make the plan and carry it out, alone. Nothing is changed where a part of the plan has a problem."""
         report = Report(self.command)
-        mask = self._mask()
+        known = self._known_secrets()
         try:
             self._files(report, plan)
         except FileProblem as problem:
             report.add("backup", "fail", str(problem), problem.remedy)
         if not self.dry_run:
             self._probe(report)
-            self._restart(report, mask)
+            # The units may log what they knew until now, or what they know from now on.
+            self._restart(report, Mask([*known, *self._known_secrets()]))
         return report
 
     def _files(self, report: Report, plan: Callable[[], Sequence[Part]]) -> None:
@@ -122,13 +123,13 @@ class Run:
             port = ""
         return int(port) if port.isascii() and port.isdigit() else WRAPPER_PORT
 
-    def _mask(self) -> Mask:
-        """Return a mask of everything secret that the units know, now or from now on."""
+    def _known_secrets(self) -> list[str]:
+        """Return everything secret that was given, or stands in the file of secrets."""
         known = list(self.stores.secrets) if self.stores is not None else []
         path = self.layout.at(self.layout.secrets)
         with suppress(FileProblem, EnvFileProblem):
-            known += [found.value for found in variables(text_of(path, look(path)))]
-        return Mask(value for value in known if value.lower() not in ("true", "false", "none"))
+            known += [form for found in variables(text_of(path, look(path))) for form in credentials_in(found.value)]
+        return [value for value in known if value.lower() not in ("true", "false", "none")]
 
 
 def _problems(report: Report, parts: Sequence[Part]) -> bool:

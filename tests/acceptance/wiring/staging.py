@@ -117,7 +117,13 @@ class Tree:
 
     def stamps(self) -> list[str]:
         folder = self.path(f"{BACKUPS}/wiring")
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted((path.name for path in folder.iterdir()), key=stamp_order) if folder.is_dir() else []
+
+
+def stamp_order(stamp: str) -> tuple[str, int]:
+    """Return what puts stamps into the order of their runs."""
+    time, _, number = stamp.partition("-")
+    return time, int(number or 1)
 
 
 def state(path: Path) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -164,6 +165,16 @@ def test_a_core_that_fails_is_shown_with_its_journal_and_the_wrapper_is_left_alo
     asked = host.asked()
     assert RESTARTS[1] not in asked
     assert f"--no-pager -n 80 -u {CORE}" in asked
+
+
+def test_what_the_units_knew_before_is_hidden_too(host: Host) -> None:
+    host.wire()
+    host.tree.environ["PG_PASS"] = "another-made-up-one"
+    host.wire()
+    host.break_it(f"{CORE}.fails")
+    host.break_it("journal", f"{CANARY} and another-made-up-one, or {quote('another-made-up-one', safe='')}")
+    output = host.tree.run("wire", "--restore", host.tree.stamps()[-1]).output
+    assert "[hidden] and [hidden], or [hidden]" in output
 
 
 def test_a_journal_is_printed_without_what_a_terminal_would_obey(host: Host) -> None:
