@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import openai
 import pytest
 
-from tests.fixtures.gateway import Gateway, exchange, free_port
+from tests.fixtures.gateway import Gateway
+from tests.fixtures.litellm import MASTER_KEY, running_litellm
 
 pytestmark = pytest.mark.peers
 
-MASTER_KEY = "sk-made-up-master-key-of-the-proxy-0123456789"
 CONFIG = """
 model_list:
   - model_name: mocked
@@ -28,33 +24,10 @@ model_list:
 
 @pytest.fixture(scope="module")
 def litellm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    program = os.environ.get("HX_TEST_LITELLM")
-    if program is None:
-        pytest.skip("run by make test-peers, which installs LiteLLM")
     folder = tmp_path_factory.mktemp("litellm")
     (folder / "config.yaml").write_text(CONFIG)
-    port = free_port()
-    environ = {"PATH": f"{Path(program).parent}:{os.environ['PATH']}", "HOME": str(folder)}
-    environ |= {"LITELLM_MASTER_KEY": MASTER_KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    command = [program, "--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environ, cwd=folder, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 110
-        alive = b"GET /health/liveliness HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        while True:
-            try:
-                if exchange(port, alive).status == 200:
-                    break
-            except OSError:
-                pass
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((folder / "log").read_text())
-            time.sleep(0.2)
+    with running_litellm(folder / "config.yaml", folder, {}) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture

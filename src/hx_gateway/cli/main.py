@@ -10,6 +10,8 @@ from hx_gateway.cli.doctor import doctor
 from hx_gateway.cli.registry.app import app as registry_app
 from hx_gateway.cli.serve import serve
 from hx_gateway.cli.smoke import smoke
+from hx_gateway.cli.unwire import unwire
+from hx_gateway.cli.wire import wire
 
 app = typer.Typer(
     name="hx-gateway",
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(smoke)
 app.command()(doctor)
+app.command()(wire)
+app.command()(unwire)
 app.add_typer(db.app, name="db")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
