@@ -477,6 +477,10 @@ def test_a_workload_registers_itself_and_touches_nothing_else(desk: Desk) -> Non
         "updated": 1,
         "unknown": ["acme-9"],
     }
+    assert desk.done("POST", "/services/Acme-Web/heartbeat", {}, key=key)["updated"] == 1
+    desk.done("POST", "/services/acme-2/disable")
+    again = desk.done("PUT", "/services/acme-2?register=true", {"name": "acme-2", "version": "2"}, key=key)
+    assert (again["version"], again["is_enabled"], again["status"]) == ("2", False, "disabled")
     refused = (403, "permission_denied")
     for method, path, body in (
         ("PUT", "/services/other?register=true", {"name": "other"}),
@@ -495,8 +499,8 @@ def test_a_workload_registers_itself_and_touches_nothing_else(desk: Desk) -> Non
         ("GET", "/services", None),
     ):
         assert desk.refused(method, path, body, key=key)[:2] == refused, (method, path)
-    renamed = desk.refused("PUT", put, {"name": "other"}, key=key)
-    assert renamed == (422, "invalid_request", "name")
+    for body in ({"name": "other"}, {"version": "2"}):
+        assert desk.refused("PUT", put, body, key=key) == (422, "invalid_request", "name")
     assert sorted(desk.names("/services")) == ["acme-2", "acme-web", "other"]
 
 

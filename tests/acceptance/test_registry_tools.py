@@ -60,7 +60,10 @@ def test_tools_are_listed_by_themselves_their_changes_told_and_they_stay_when_th
     assert (refreshed["added"], refreshed["removed"], refreshed["changed"]) == (["tides"], ["radar"], [])
     (event,) = desk.done("GET", f"/changes?since={since}&types=service.tools_changed&wait=30s")["items"]
     assert event["data"]["changed_fields"] == ["tools"]
-    assert [[*event["data"][side]["tools"]] for side in ("before", "after")] == [["radar"], ["tides"]]
+    assert [[tool["name"] for tool in event["data"][side]["tools"]] for side in ("before", "after")] == [
+        ["radar"],
+        ["tides"],
+    ]
     one = desk.ask("GET", "/services/weather?expand=tools")
     assert [tool["name"] for tool in one.json()["expanded"]["tools"]] == ["add", "forecast", "tides"]
     assert one.json()["expanded"]["tools"][0]["input_schema"]["required"] == ["a", "b"]

@@ -238,7 +238,7 @@ def _gives(principal: Principal, scope: str) -> bool:
     """Return whether a right is one of the principal's own, or one to a prefix within one of its own."""
     bound, prefix = split_scope(scope)
     if bound is not None:
-        return any(prefix.startswith(own) for own in principal.prefixes(bound))
+        return any(prefix.lower().startswith(own.lower()) for own in principal.prefixes(bound))
     return scope in {own.value for own in principal.scopes}
 
 

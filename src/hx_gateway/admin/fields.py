@@ -135,9 +135,7 @@ def _check_scope(value: str) -> str:
 _SCOPES = tuple(scope.value for scope in Scope if scope is not Scope.ADMIN)
 # What the names of services may begin with, and no control character.
 _BOUND_SCOPE = re.compile(rf"(?:{'|'.join(BoundScope)}):[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{{0,199}}")
-_IN_THE_DOCUMENT: dict[str, Any] = {
-    "anyOf": [{"enum": [*_SCOPES]}, {"pattern": rf"^({'|'.join(BoundScope)}):[A-Za-z0-9._/-]{{1,200}}$"}]
-}
+_IN_THE_DOCUMENT: dict[str, Any] = {"anyOf": [{"enum": [*_SCOPES]}, {"pattern": f"^{_BOUND_SCOPE.pattern}$"}]}
 
 Scopes = Annotated[
     list[Annotated[str, AfterValidator(_check_scope), Field(json_schema_extra=_IN_THE_DOCUMENT)]],

@@ -151,7 +151,8 @@ class Catalog:
                 raise no_such(SERVICE, fields["name"])
             if named is None:
                 return (await items.create(await with_ids(items, fields))).to_dict(), True
-            changes = {**RegistryItem.defaults(), **fields}
+            # Whoever disabled it decides that it is used again.
+            changes = {**RegistryItem.defaults(), "is_enabled": named.is_enabled, **fields}
             return (await self._set(items, named, changes, expected_version)).to_dict(), False
 
     async def delete(

@@ -133,6 +133,8 @@ ITEM_RULES: Mapping[str, Rule] = {
     "registry_pending_dependencies_pkey": Rule("pending_dependencies", "must be each once", Conflict),
     "registry_dependencies_pkey": Rule("dependencies", "must be each once", Conflict),
     "registry_dependencies_not_itself": Rule("dependencies", "must not hold the service's own id"),
+    "registry_tool_lists_item_fkey": Rule("ref", "the service was removed for good meanwhile", Conflict),
+    "registry_tools_item_fkey": Rule("ref", "the service was removed for good meanwhile", Conflict),
     "registry_dependencies_item_fkey": Rule("id", "there is no such service"),
     "registry_dependencies_depends_on_fkey": Rule("dependencies", "must be services that there are"),
 }

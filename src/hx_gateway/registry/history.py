@@ -141,7 +141,8 @@ def _replayed(entries: Sequence[AuditEntry]) -> dict[str, Any]:
         # A deletion tells what was deleted, everything else what it is from then on.
         told = entry.before if entry.after is None else entry.after
         fields |= told or {}
-    return fields
+    # Entries also tell of what belongs to a service and is no field of it, as its tools.
+    return {name: value for name, value in fields.items() if name in RegistryItem.field_names()}
 
 
 def _unmasked(value: Any, now: Any) -> Any:

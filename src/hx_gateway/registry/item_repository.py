@@ -31,7 +31,6 @@ from sqlalchemy.orm.interfaces import ORMOption
 from hx_gateway.access.errors import InvalidField, no_such
 from hx_gateway.db.models.base import Base
 from hx_gateway.db.models.base_model import NAME_CHARS
-from hx_gateway.db.models.health_history import HealthBucket
 from hx_gateway.db.models.registry_index import ItemCount, ItemTag
 from hx_gateway.db.models.registry_items import (
     HEALTH_COLUMNS,
@@ -505,10 +504,9 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         await self._trail.record(self.kind, gone)
         for item in items:
             self._session.expunge(item)
-        # With the item goes what refers to it. A prober at work on it ends before that: what it remembers is there.
-        for model, id_of in ((RegistryItem, RegistryItem.id), (HealthBucket, HealthBucket.item_id)):
-            own = and_(model.tenant_id == self._trail.tenant_id, id_of.in_(item_ids))
-            await self._session.execute(delete(model).where(own).execution_options(synchronize_session=False))
+        # With the item goes what refers to it. What probes found of it goes with age: it may be a million rows.
+        own = and_(RegistryItem.tenant_id == self._trail.tenant_id, RegistryItem.id.in_(item_ids))
+        await self._session.execute(delete(RegistryItem).where(own).execution_options(synchronize_session=False))
         return items
 
     async def _let_wait_for(self, items: Sequence[RegistryItem]) -> None:

@@ -49,4 +49,6 @@ class ServiceGauge:
                 await self.read()
             except Unavailable as error:
                 _log.info("registry_services_not_counted", reason=str(error))
+            except Exception:  # noqa: BLE001 - whatever it was, the next count may be better
+                _log.exception("registry_services_count_broke")
             await self._clock.sleep(INTERVAL_SECONDS)

@@ -174,11 +174,13 @@ class Standing:
     ) -> list[str]:
         """Note a sign of life, and what the service says of itself where that is something else than is known."""
         async with self._transactions.open(actor, tenant_id, "standing.heartbeat") as transaction:
-            item = await perhaps(transaction.items, beat.ref)
-            if item is not None:
-                changes = _news(item, described)
-                if changes:
-                    await transaction.items.update(item.id, changes)
+            items = transaction.items
+            item = await perhaps(items, beat.ref)
+            if item is not None and _news(item, described):
+                # Somebody may have changed it until nobody else can.
+                await items.lock()
+                await transaction.session.refresh(item)
+                await items.update(item.id, _news(item, described))
             return await _beaten(transaction, [beat])
 
     async def _decide(

@@ -93,6 +93,8 @@ class ToolRepository(RegistryItemRepository):
         query = select(tool, item.name).join(item, of_item).where(item.deleted_at.is_(None), *self._passing(search))
         if search.text is not None:
             words = await self._with_words(search.text)
+            if words is None:
+                return [], None
             query = query.join(words, and_(words.c.item_id == tool.item_id, words.c.name == tool.name))
         if position is not None:
             query = query.where(tuple_(tool.name, tool.item_id) > _bound(position))
@@ -116,7 +118,8 @@ class ToolRepository(RegistryItemRepository):
                 index_elements=["tenant_id", "item_id"], set_={"asked_at": self._trail.now}, where=due
             )
         )
-        return await self._session.scalar(noted.returning(literal(1))) is not None
+        async with self._write():
+            return await self._session.scalar(noted.returning(literal(1))) is not None
 
     async def note_failure(self, item_id: UUID, outcome: ProbeOutcome) -> None:
         """Note why a service did not tell its tools. Those that it told before stay."""
@@ -172,9 +175,12 @@ class ToolRepository(RegistryItemRepository):
         item.touch(self._trail.author.name, now=self._trail.now)
         await self._session.flush()
         differ = sorted(gone | {tool.name for tool in new})
-        told = [{name: of[name] for name in differ[:MAX_TOLD] if name in of} for of in (before, after)]
+        # As lists: members of an object that are named like secrets are masked, and tools may be.
+        told: list[list[dict[str, Any]]] = [
+            [{"name": name, "hash": of[name]} for name in differ[:MAX_TOLD] if name in of] for of in (before, after)
+        ]
         if len(differ) > MAX_TOLD:
-            told[1]["…"] = f"{len(differ) - MAX_TOLD} more"
+            told[1].append({"more": len(differ) - MAX_TOLD})
         entry = Recorded("updated", str(item.id), {"tools": told[0]}, {"tools": told[1]})
         await self._trail.record(self.kind, [entry])
 
@@ -197,7 +203,9 @@ class ToolRepository(RegistryItemRepository):
         values = {"failure_class": None, "last_error": None, **noted}
         row = {"tenant_id": self._trail.tenant_id, "item_id": item_id, "asked_at": self._trail.now}
         written = insert(ToolListing).values({**row, "warnings": [], **values})
-        await self._session.execute(written.on_conflict_do_update(index_elements=["tenant_id", "item_id"], set_=values))
+        written = written.on_conflict_do_update(index_elements=["tenant_id", "item_id"], set_=values)
+        async with self._write():
+            await self._session.execute(written)
 
     async def _hashes(self, item_id: UUID) -> dict[str, str]:
         query = select(RegistryTool.name, RegistryTool.definition_hash).where(*self._of(item_id))
@@ -216,9 +224,14 @@ class ToolRepository(RegistryItemRepository):
             )
             yield RegistryTool.item_id.in_(tagged)
 
-    async def _with_words(self, asked: str) -> CTE:
-        """Return the tools that have, for each word that is asked for, one that begins with it."""
+    async def _with_words(self, asked: str) -> CTE | None:
+        """Return the tools that have, for each word that is asked for, one that begins with it; ``None`` for no words.
+
+        What looks like a word here may be none to PostgreSQL.
+        """
         lexemes = (await self._session.scalars(_LEXEMES, {"words": words_of(asked)})).all()
+        if not lexemes:
+            return None
         found = [
             select(ToolWord.item_id, ToolWord.name).where(
                 ToolWord.tenant_id == self._trail.tenant_id, ToolWord.word >= lexeme, ToolWord.word < lexeme + LAST

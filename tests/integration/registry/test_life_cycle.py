@@ -26,18 +26,12 @@ from tests.integration.registry.test_catalog import Desk
 TABLES = (
     "registry_items",
     "registry_health",
-    "registry_health_history",
     "registry_dependencies",
     "registry_pending_dependencies",
     "registry_words",
     "registry_tags",
     "registry_versions",
 )
-REMEMBER = """
-INSERT INTO hx_registry.registry_health_history
-    (tenant_id, item_id, bucket, successes, failures, measured, response_ms_sum, response_ms_max, response_times)
-SELECT tenant_id, id, now(), 1, 0, 0, 0, 0, '{}' FROM hx_registry.registry_items RETURNING 1
-"""
 PUBLISH = """
 INSERT INTO hx_registry.registry_versions
     (item_id, tenant_id, name, version, document, status_changed_at, published_at, updated_at)
@@ -77,7 +71,6 @@ async def test_what_is_removed_for_good_leaves_nothing_but_its_log(desk: Desk, a
     made = await desk.create("weather", tags=["a"], pending_dependencies=["maps"])
     await desk.create("clock")
     await desk.dependencies.add(desk.member, "weather", "clock")
-    await desk.registry.rows(REMEMBER)
     await desk.registry.rows(PUBLISH)
     await desk.catalog.delete(desk.member, "weather")
     gone = await desk.catalog.purge(admin, made["id"])
@@ -322,7 +315,7 @@ async def test_an_admin_of_the_platform_is_told_of_a_tenant_that_there_is_not(de
 
 
 async def test_a_sight_of_a_stale_one_makes_it_due(desk: Desk) -> None:
-    made = await desk.create("weather")
+    made = await desk.create("weather", protocol="http", endpoint="http://192.0.2.1/mcp")
     later = desk.clock.now() + timedelta(days=1)
     query = "UPDATE hx_registry.registry_health SET stale = :stale, next_check_at = :later RETURNING 1"
     due = "SELECT next_check_at FROM hx_registry.registry_health"

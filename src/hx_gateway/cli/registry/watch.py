@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -125,11 +125,13 @@ def _difference(name: str, before: object, after: object) -> Text:
     return told if name == "status" else Text(f"{plain(name)} ") + told
 
 
-def _tools(before: Mapping[str, object], after: Mapping[str, object]) -> Text:
+def _tools(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Text:
     """Return names of tools with what became of them: ``+`` new, ``-`` gone, ``~`` defined otherwise."""
-    names = sorted({*before, *after})
-    marks = [f"{'+' if name not in before else '-' if name not in after else '~'}{plain(name)}" for name in names]
-    return Text(listed(marks))
+    were, are = ({tool["name"] for tool in side if "name" in tool} for side in (before, after))
+    marks = [
+        f"{'+' if name not in were else '-' if name not in are else '~'}{plain(name)}" for name in sorted(were | are)
+    ]
+    return Text(listed([*marks, *(f"{tool['more']} more" for tool in after if "more" in tool)]))
 
 
 def _value(value: object) -> str:

@@ -438,6 +438,9 @@ class RegistryItem(TenantModel, _Ends):
             value = getattr(self, field)
             if field not in wrong and value is not None and not holds(value):
                 yield Problem(field, rule)
+        # Whoever had such a name before it became a word of the API keeps it.
+        if "name" not in wrong and self.name.lower() in RESERVED_NAMES and "name" in self.get_changes():
+            yield Problem("name", "is a word of the API: choose another")
         if "config" not in wrong:
             yield from (Problem("config", rule) for rule in health_problems(self.config))
         if not _are_ids(self.dependencies):
@@ -575,7 +578,6 @@ def _is_without_credentials(place: str) -> bool:
 
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("name", "must not be empty, nor begin or end with a space", lambda name: name.strip() == name != ""),
-    ("name", "is a word of the API: choose another", lambda name: name.lower() not in RESERVED_NAMES),
     ("description", f"must have at most {TEXT_CHARS} characters", lambda text: len(text) <= TEXT_CHARS),
     ("port", f"must be between 1 and {MAX_PORT}", lambda port: 1 <= port <= MAX_PORT),
     ("tags", f"must be at most {MAX_TAGS} texts of 1 to {TAG_CHARS} characters, each once", _are_tags),

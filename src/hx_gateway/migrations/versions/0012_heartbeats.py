@@ -16,16 +16,17 @@ ALTER TABLE hx_registry.registry_health
     ADD COLUMN by_beats boolean NOT NULL DEFAULT false,
     ADD COLUMN probed_at timestamptz
 """
-# Those that there is no way to ask. The setting config.health.heartbeat is new.
+# Those that there is no way to ask, or that say so themselves.
 _BY_BEATS = """
 UPDATE hx_registry.registry_health AS health SET by_beats = true
 FROM hx_registry.registry_items AS item
-WHERE item.tenant_id = health.tenant_id AND item.id = health.item_id AND CASE item.protocol
+WHERE item.tenant_id = health.tenant_id AND item.id = health.item_id AND (
+    item.config #> '{health,heartbeat}' = 'true'::jsonb OR CASE item.protocol
     WHEN 'stdio' THEN item.config ->> 'command' IS NULL AND NOT item.auto_start
     WHEN 'http' THEN coalesce(item.endpoint, '') = '' AND coalesce(item.health_check_url, '') = ''
     WHEN 'websocket' THEN coalesce(item.endpoint, '') = ''
     ELSE coalesce(item.endpoint, '') = '' AND coalesce(item.location, '') = ''
-END
+END)
 """
 # Without a reference to services: those that are gone are told of as gone. Rows go with age.
 _CHECKS = """
@@ -38,13 +39,13 @@ CREATE TABLE hx_registry.registry_checks (
 )
 """
 _BY_AGE = "CREATE INDEX registry_checks_by_age ON hx_registry.registry_checks (asked_at)"
-# As for the other tables of the schema (0006).
+# As for the other tables of the schema (0007).
 _POLICY = """
 CREATE POLICY of_tenant ON hx_registry.registry_checks USING (
-    CASE current_setting('hx.tenant', true)
+    CASE (SELECT current_setting('hx.tenant', true))
         WHEN '*' THEN true
         WHEN '' THEN false
-        ELSE tenant_id = current_setting('hx.tenant', true)
+        ELSE tenant_id = (SELECT current_setting('hx.tenant', true))
     END
 )
 """

@@ -48,13 +48,13 @@ _BY_CHANGE = """
 CREATE INDEX registry_versions_by_change ON hx_registry.registry_versions (tenant_id, updated_at)
 """
 _BY_ITEM = "CREATE INDEX registry_synced_by_item ON hx_registry.registry_synced (tenant_id, item_id)"
-# As for the other tables of the registry (0006).
+# As for the other tables of the registry (0007).
 _POLICY = """
 CREATE POLICY of_tenant ON hx_registry.{table} USING (
-    CASE current_setting('hx.tenant', true)
+    CASE (SELECT current_setting('hx.tenant', true))
         WHEN '*' THEN true
         WHEN '' THEN false
-        ELSE tenant_id = current_setting('hx.tenant', true)
+        ELSE tenant_id = (SELECT current_setting('hx.tenant', true))
     END
 )
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Any
@@ -60,6 +60,11 @@ class RegistryParts:
     require_if_match: bool = False
 
 
+def begins_with(name: str, prefixes: Iterable[str]) -> bool:
+    """Return whether a name begins with one of ``prefixes``, whatever their case: it tells no services apart."""
+    return name.lower().startswith(tuple(prefix.lower() for prefix in prefixes))
+
+
 class VersionRequired(HXError):
     """A change that does not say which version it is of, where it must."""
 
@@ -91,13 +96,18 @@ class Ask:
         """Let nobody see here how services stood before."""
         self.registry.hot.forget(tenant_of(self.actor, tenant_id))
 
+    @property
+    def only_registers(self) -> bool:
+        """Whether the key may register services by their names, and change no others."""
+        return "" not in self.actor.principal.prefixes(BoundScope.REGISTER)
+
     def check_registers(self, name: str) -> None:
         """Raise ``Forbidden`` for a service that is not the key's to register: which it names, by its own prefix."""
-        prefixes = self.actor.principal.prefixes(BoundScope.REGISTER)
-        if "" in prefixes:
+        if not self.only_registers:
             return
+        prefixes = self.actor.principal.prefixes(BoundScope.REGISTER)
         # What reads like an id would be taken for one.
-        if isinstance(identifier(name), UUID) or not name.startswith(prefixes):
+        if isinstance(identifier(name), UUID) or not begins_with(name, prefixes):
             shown = ", ".join(prefixes) or "nothing"
             raise Forbidden(
                 f"The API key may register what begins with {shown}: name such a service, not {name[:200]!r}.",
@@ -181,7 +191,7 @@ def etag(item: Mapping[str, Any]) -> str:
     """
     expanded = item.get("expanded", {})
     others = [(end, other["id"], other["row_version"]) for end in _ENDS & expanded.keys() for other in expanded[end]]
-    if not item["dependents"] and not expanded:
+    if not item["dependents"] and not expanded.keys() - {"tools"}:
         return f'W/"{item["row_version"]}"'
     seen = [item["dependents"], *sorted(others), expanded.get("health")]
     mark = blake2b(encoded(seen), digest_size=_MARK_BYTES).hexdigest()

@@ -329,9 +329,9 @@ async def restore_service(
 
 async def _registered(name: str, fields: dict[str, Any], ask: Ask, how: ReplaceQuery, if_match: str | None) -> Response:
     ask.check_registers(name)
-    if fields["name"] != name:
+    if fields.get("name") != name:
         raise InvalidField("name: must be the one in the path, where a service registers itself.", param="name")
-    version = None if if_match is None else ask.version(if_match)
+    version = None if if_match is None and ask.only_registers else ask.version(if_match)
     item, new = await ask.registry.catalog.register(
         ask.actor, fields, tenant_id=how.tenant_id, expected_version=version
     )

@@ -29,7 +29,7 @@ from hx_gateway.registry.probing.repository import ProbeRepository, by_tenant
 from hx_gateway.registry.probing.rules import jittered
 from hx_gateway.registry.probing.self_preservation import SelfPreservation
 from hx_gateway.registry.probing.sights import is_stale, unseen_from
-from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, Slots
+from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, TOOL_LISTS, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
 from hx_gateway.registry.probing.target import Target
@@ -95,7 +95,7 @@ class Prober:
         self.tools = ToolRefresh(
             transactions,
             ToolLists(guard, commands or {}),
-            self._slots,
+            Slots(concurrency=TOOL_LISTS, per_host=1),
             clock=self._clock,
             count=lambda outcome: metrics.tool_lists.labels(outcome).inc(),
         )

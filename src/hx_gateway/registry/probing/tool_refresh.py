@@ -56,6 +56,8 @@ class ToolRefresh:
         rules, now = claim.rules, self._clock.now()
         if not rules.tools_seconds or not tells_tools(claim.target, outcome):
             return
+        if self._is_busy(claim.target.host):
+            return
         since = now - timedelta(seconds=rules.tools_seconds)
         if claim.tools_asked_at is not None and claim.tools_asked_at > since:
             return
@@ -74,10 +76,18 @@ class ToolRefresh:
             _log.info("service_tools_changed", tenant=claim.tenant_id, service_id=str(claim.item_id), **numbers)
 
     async def at_once(self, tenant_id: str, item_id: UUID, target: Target, rules: Rules, author: Author) -> ToolChanges:
-        """Ask a service now, due or not. Raises :class:`Unanswered`, and what ``ToolRepository.keep`` does."""
+        """Ask a service now, due or not.
+
+        Raises :class:`Unanswered`, what ``ToolRepository.keep`` does, and ``Unavailable`` where too many are asked.
+        """
+        if self._is_busy(target.host):
+            raise Unavailable("Too many services are asked for their tools just now.", code="tools_busy")
         async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
             await ToolRepository(transaction.session, transaction.trail).begin(item_id)
         return await self._ask(tenant_id, item_id, target, rules, author)
+
+    def _is_busy(self, host: str) -> bool:
+        return self._slots.room == 0 or self._slots.full(host)
 
     async def _ask(self, tenant_id: str, item_id: UUID, target: Target, rules: Rules, author: Author) -> ToolChanges:
         self._slots.take(target.host)

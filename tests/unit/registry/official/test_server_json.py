@@ -152,7 +152,7 @@ def test_a_field_that_breaks_a_rule_is_named(more: dict[str, Any], path: str) ->
         (server(packages=[{**IMAGE, "version": "1.0.0"}]), "packages[0].version"),
         (server(packages=[{**IMAGE, "registryBaseUrl": "https://images.example.com"}]), "packages[0].registryBaseUrl"),
         (server(packages=[{**IMAGE, "identifier": "Not An Image"}]), "packages[0].identifier"),
-        (server(packages=[{**IMAGE, "identifier": "GHCR.IO/acme/mail:1"}]), "packages[0].identifier"),
+        (server(packages=[{**IMAGE, "identifier": "IMAGES.EXAMPLE.COM/acme/mail:1"}]), "packages[0].identifier"),
         (
             server(packages=[{name: value for name, value in BUNDLE.items() if name != "fileSha256"}]),
             "packages[0].fileSha256",
