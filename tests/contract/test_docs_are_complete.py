@@ -186,6 +186,7 @@ def test_the_fields_of_a_request_in_the_log_are_those_documented() -> None:
         upstream_seconds=0.5,
         first_byte_seconds=0.6,
         usage=TokenUsage(prompt_tokens=1, completion_tokens=2),
+        cache="miss",
     )
     AccessLog(lambda line: lines.append(dict(line))).emit(event)
     documented = {name for names, _ in table for name in spans(names)}
