@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # Tests of one file stay in one process, and those that break servers on purpose share one.
-PARALLEL ?= -n 2 --no-loadscope-reorder
+PARALLEL ?= -n 3 --no-loadscope-reorder
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 

@@ -37,6 +37,7 @@ from benchmarks.registry_cases import (
     ITEM_COLUMNS,
     NOW,
     OWN,
+    READ_ALL,
     TENANTS,
     Case,
     Known,
@@ -76,6 +77,7 @@ class Timed:
     p50: float
     p99: float
     greatest: float
+    promised: bool
 
 
 def main() -> None:
@@ -90,7 +92,7 @@ def main() -> None:
         results["cached_read"] = cached_read.measure(dsn, OWN, results.pop("read"))
     results |= {"load": os.getloadavg(), "options": vars(options)}
     write(results, RESULT, began)
-    slow = [timed for timed in results["cases"] if timed.p99 > PROMISE_MS]
+    slow = [timed for timed in results["cases"] if timed.promised and timed.p99 > PROMISE_MS]
     report(console, results, slow)
     sys.exit(1 if slow or results["cached_read"].server_cpu >= cached_read.PROMISE_MS else 0)
 
@@ -270,7 +272,7 @@ def cpu_ns(server_pid: int) -> int:
 def timed(name: str, took: list[tuple[float, float]]) -> Timed:
     """Return the figures of a case."""
     cpu, _, _ = quantiles([spent for _, spent in took])
-    return Timed(name, len(took), cpu, *quantiles([time for time, _ in took]))
+    return Timed(name, len(took), cpu, *quantiles([time for time, _ in took]), name not in READ_ALL)
 
 
 def report(console: Console, results: dict[str, Any], slow: list[Timed]) -> None:
@@ -284,7 +286,7 @@ def report(console: Console, results: dict[str, Any], slow: list[Timed]) -> None
     table = Table("asked for", "runs", "cpu ms", "p50 ms", "p99 ms", "max ms")
     for case in results["cases"]:
         figures = [f"{value:.2f}" for value in (case.cpu, case.p50, case.p99, case.greatest)]
-        table.add_row(case.name, str(case.runs), *figures)
+        table.add_row(case.name if case.promised else f"({case.name})", str(case.runs), *figures)
     read = results["cached_read"]
     figures = [f"{value:.2f}" for value in (read.server_cpu, read.p50, read.p99, read.greatest)]
     table.add_row("a service from memory, over HTTP", str(read.reads), *figures)

@@ -120,6 +120,23 @@ class Case:
     ask: Ask = field(repr=False)
 
 
+# There is no index for these: they look at all services, or at all that pass, and are measured without a promise.
+READ_ALL = frozenset(
+    {
+        "page 100 of a word",
+        "facets: a status",
+        "facets: a tag",
+        "facets: a common word",
+        "metadata: a member",
+        "metadata: absent",
+        "tags",
+        "servers: search, rare",
+        "servers: search, absent",
+        "servers: version, absent",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What cases need to know of the services: the hub, some ids and names, and where deep pages begin."""

@@ -57,13 +57,13 @@ def main() -> None:
     state = _load(code)
     steps: dict[str, Callable[[], str]] = {
         "all tests": all_tests,
-        f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
-        f"budgets: the last call of a budget, {RACES} races": races,
-        f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
         f"registry: its document, {OPENAPI_EXAMPLES} examples an operation and caller": registry_document,
         f"registry: {REGISTRY_RACES} races of each kind": registry_races,
         f"registry: {FEED_CHANGES:,} changes by 8 writers, a client cut off {FEED_CUTS} times": registry_feed,
         "registry: 100,000 services": bench_registry,
+        f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
+        f"budgets: the last call of a budget, {RACES} races": races,
+        f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
         "budgets: what accounting costs": bench_accounting,
         f"budgets: bank test, {BANK_SECONDS} s": bank,
         f"budgets: bank test with older stores, {OLDER_BANK_SECONDS} s": older_bank,
@@ -184,10 +184,15 @@ def registry_feed() -> str:
 
 def bench_registry() -> str:
     """Measure lists, searches and sums of a large registry; it fails where a 99th percentile is over 50 ms."""
-    cases = _measured("registry")["cases"]
+    measured = _measured("registry")
+    cases = [case for case in measured["cases"] if case["promised"]]
+    cached = measured["cached_read"]["server_cpu"]
     slowest = max(cases, key=lambda case: float(case["p99"]))
     middle = sorted(case["p50"] for case in cases)[len(cases) // 2]
-    return f"{len(cases)} cases; median p50 {middle:.2f} ms; slowest p99 {slowest['p99']:.1f} ms ({slowest['name']})"
+    return (
+        f"{len(cases)} cases; median p50 {middle:.2f} ms; slowest p99 {slowest['p99']:.1f} ms ({slowest['name']}); "
+        f"a read from memory {cached:.2f} ms of CPU"
+    )
 
 
 def known_keys() -> str:
@@ -225,7 +230,9 @@ def bench_queries() -> str:
     cases = found["quiet"]
     slowest = max(cases, key=lambda case: float(case["p99"]))
     middle = sorted(case["p50"] for case in cases)[len(cases) // 2]
-    return f"{len(cases)} cases; median p50 {middle:.2f} ms; slowest p99 {slowest['p99']:.1f} ms ({slowest['name']})"
+    return (
+        f"{len(cases)} cases; median p50 {middle:.2f} ms; slowest p99 {slowest['p99']:.1f} ms ({slowest['name']}); "
+        f"a read from memory {cached:.2f} ms of CPU"
 
 
 def benchmark() -> str:
