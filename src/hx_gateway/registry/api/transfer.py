@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -108,7 +109,8 @@ async def _read(body: ImportBody, ask: Ask) -> tuple[list[dict[str, Any]], list[
     pages = ask.registry.sources.pages(body.source, IMPORT_BOUNDS, updated_since=body.updated_since, latest=True)
     async for page in pages:
         members += page
-    imported = read_servers(members, naming=naming)
+    # So many are looked through beside the event loop.
+    imported = await asyncio.to_thread(read_servers, members, naming=naming)
     return [{**fields, "registry_url": body.source} for fields in imported.services], imported.warnings
 
 

@@ -91,7 +91,8 @@ class RegistrySource:
             left -= len(response.body)
             if left < 0:
                 raise SourceFailed(f"source: it has more than {bounds.bytes:,} bytes.", param="source")
-            page = _object(response)
+            # Megabytes of JSON are read beside the event loop.
+            page = await asyncio.to_thread(_object, response)
             yield _servers(page)
             cursor = _cursor(page)
             if cursor is None or cursor in seen:
@@ -106,7 +107,7 @@ class RegistrySource:
         for url in (root.url, *root.others):
             response = await self._get(f"{url}/{quote(name, safe='')}/versions/latest")
             if response.status != 404:
-                return _object(response)
+                return await asyncio.to_thread(_object, response)
         return None
 
     async def _get(self, url: str) -> EgressResponse:

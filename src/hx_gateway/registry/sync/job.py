@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -110,7 +111,9 @@ class RegistrySync:
         except HXError as error:
             _log.warning("registry_sync_failed", tenant=followed.tenant_id, registry=followed.url, reason=error.message)
             now = self._clock.now()
-            await self.repository.fail(claim, now, now + min(self._interval, RETRY), error.message)
+            # Whoever has it by now tells how it went.
+            with suppress(LeaseLost):
+                await self.repository.fail(claim, now, now + min(self._interval, RETRY), error.message)
         self._claim = None
         return True
 
@@ -122,7 +125,8 @@ class RegistrySync:
         async for page in self._source.pages(followed.url, self._bounds, updated_since=after, latest=after is None):
             # Some give more than was asked for.
             for start in range(0, len(page), PAGE_SERVERS):
-                incoming = incoming_of(page[start : start + PAGE_SERVERS], self._naming)
+                some = page[start : start + PAGE_SERVERS]
+                incoming = await asyncio.to_thread(incoming_of, some, self._naming)
                 tally.add(await self._take(claim, incoming))
                 latest = _latest(latest, incoming.updated_at)
         # A registry that says nothing of times is known until now, one that is ahead of us no further.

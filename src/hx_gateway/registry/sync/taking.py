@@ -106,7 +106,11 @@ class _Page:
         item = await self._items.get(synced.item_id)
         if item is None or synced.gone or _is_off(item):
             return
-        await self._items.update(item.id, {"status": ServiceStatus.DISABLED, "is_enabled": False})
+        try:
+            await self._items.update(item.id, {"status": ServiceStatus.DISABLED, "is_enabled": False})
+        except HXError as error:
+            self._skip(name, error)
+            return
         await self.servers.put(name, Synced(item_id=item.id, managed=synced.managed, gone=True))
         self.tally.disabled += 1
 
