@@ -20,8 +20,8 @@ run: $(RUN_READY) ## Run the gateway on http://127.0.0.1:4010, with its own Post
 test: $(DEV_READY) ## Run all tests with small counts
 	@$(PY) -m pytest $(PARALLEL)
 
-test-long: $(DEV_READY) ## Run the counts that claims rest on; resumes where it stopped; writes docs/verification.md
-	@PARALLEL="$(PARALLEL)" $(PY) scripts/verify.py
+test-long: $(DEV_READY) ## Run the counts that claims rest on; resumes where it stopped; writes docs/verification.md (ONLY=registry: those)
+	@PARALLEL="$(PARALLEL)" $(PY) scripts/verify.py $(ONLY)
 
 test-peers: $(DEV_READY) ## Run against real peers (a LiteLLM proxy), installed in an environment of their own
 	@$(PY) scripts/peers.py

@@ -120,7 +120,13 @@ def test_what_is_deleted_is_gone_and_everything_else_means_what_it_did(text: str
     assume(found is not None)
     # Nothing at all may stand before the mark that ends a document.
     assume("..." not in text or len(path) > 1 or len(loaded(text)) > 1)
-    new = delete_key(text, path)
+    try:
+        new = delete_key(text, path)
+    except YamlProblem as problem:
+        # Empty lines behind it would become part of a text before it that keeps such.
+        assert "|+" in text
+        assert "cannot be changed safely" in str(problem)
+        return
     assert same(loaded(new), without(loaded(text), path))
 
 

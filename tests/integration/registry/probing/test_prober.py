@@ -501,4 +501,5 @@ async def test_the_history_tells_of_uptime_and_of_times(lone: Registry) -> None:
         assert period.response_ms_max is not None
         assert 0 < period.response_ms_p50 <= period.response_ms_max + 0.01
         assert await prober.repository.prune(clock.now() - timedelta(days=1)) == 0
-        assert await prober.repository.prune(clock.now() + timedelta(days=1)) == 1
+        # One row, or two where five minutes ended meanwhile.
+        assert await prober.repository.prune(clock.now() + timedelta(days=1)) in (1, 2)
