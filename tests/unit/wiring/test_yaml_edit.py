@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -120,14 +121,10 @@ def test_what_is_deleted_is_gone_and_everything_else_means_what_it_did(text: str
     assume(found is not None)
     # Nothing at all may stand before the mark that ends a document.
     assume("..." not in text or len(path) > 1 or len(loaded(text)) > 1)
-    try:
+    # Empty lines behind it would become part of a text before it that keeps such: that is refused.
+    with suppress(YamlProblem) if "|+" in text else nullcontext():
         new = delete_key(text, path)
-    except YamlProblem as problem:
-        # Empty lines behind it would become part of a text before it that keeps such.
-        assert "|+" in text
-        assert "cannot be changed safely" in str(problem)
-        return
-    assert same(loaded(new), without(loaded(text), path))
+        assert same(loaded(new), without(loaded(text), path))
 
 
 @SOME_LEFT_OUT
