@@ -53,6 +53,14 @@ def test_a_check_of_a_year_that_utc_has_not_is_refused(desk: Desk) -> None:
     assert desk.refused("PUT", "/services/weather/health", report) == (422, "invalid_request", "checked_at")
 
 
+@pytest.mark.parametrize("path", ["/statistics/timeseries?metric=probes&", "/services/{name}/health/history?"])
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+@pytest.mark.parametrize("end", ["from", "to"])
+def test_numbers_over_time_are_of_whichever_years_or_refused(desk: Desk, path: str, end: str, time: str) -> None:
+    desk.make("weather")
+    assert desk.ask("GET", f"{path.format(name='weather')}{end}={time}").status in (200, 422)
+
+
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
 def test_the_first_and_the_last_moment_are_times(desk: Desk, time: str) -> None:
     desk.make("weather")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hx_gateway.access.errors import MAX_SHOWN_CHARS, Conflict, InvalidField
-from hx_gateway.errors import HXError, NotImplementedHere, UpstreamFailed
+from hx_gateway.errors import HXError, UpstreamFailed
 
 MAX_SHOWN_NAMES = 20
 
@@ -54,8 +54,10 @@ class Deleted(HXError):
         )
 
 
-class NotProbing(NotImplementedHere):
+class NotProbing(Conflict):
     """Somebody asks a gateway for a probe that makes none."""
+
+    code = "not_probing"
 
     def __init__(self) -> None:
         super().__init__("This gateway does not probe services (HX_REGISTRY_PROBING).")

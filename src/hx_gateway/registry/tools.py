@@ -12,8 +12,7 @@ from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.health_config import health_config
 from hx_gateway.db.models.registry_tools import RegistryTool, ToolListing
 from hx_gateway.db.models.validation import identifier
-from hx_gateway.errors import NotImplementedHere
-from hx_gateway.registry.errors import NoToolsToAskFor, ToolsNotListed
+from hx_gateway.registry.errors import NoToolsToAskFor, NotProbing, ToolsNotListed
 from hx_gateway.registry.probing import Prober, Verdict
 from hx_gateway.registry.probing.outcome import Unanswered
 from hx_gateway.registry.probing.rules import rules_for
@@ -90,10 +89,10 @@ class Tools:
         """Ask a service for its tools now; return what is new.
 
         Raises :class:`ToolsNotListed` where it does not tell them, :class:`NoToolsToAskFor` where there is no way to
-        ask it, and ``NotImplementedHere`` in a gateway that does not probe.
+        ask it, and ``NotProbing`` in a gateway that does not probe.
         """
         if self._prober is None:
-            raise NotImplementedHere("This gateway does not probe services (HX_REGISTRY_PROBING).")
+            raise NotProbing
         async with self._transactions.open(actor, tenant_id, "tools.refresh") as transaction:
             item = await found(transaction.items, ref)
             author = transaction.trail.author

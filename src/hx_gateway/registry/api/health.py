@@ -22,6 +22,8 @@ from hx_gateway.registry.probing import Level, SeriesMetric
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 MOST_HISTORY = timedelta(days=7)
+# No probe was made before.
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 DEFAULT_STEP = timedelta(minutes=5)
 SERIES_STEP = timedelta(hours=1)
 MAX_PERIODS = 2100
@@ -169,6 +171,8 @@ async def show_series(parameters: Annotated[SeriesQuery, Query()], ask: Asks) ->
 def _range(parameters: HistoryOfHealthQuery) -> tuple[datetime, datetime, timedelta]:
     """Return from when until when, and how long a period is. Raises ``InvalidField``."""
     end = parameters.until or datetime.now(UTC)
+    if end < EARLIEST:
+        raise InvalidField(f"to: must be of the year {EARLIEST.year} or later.", param="to")
     start = parameters.since or end - timedelta(days=1)
     step = max(parameters.bucket, DEFAULT_STEP)
     if not start < end:

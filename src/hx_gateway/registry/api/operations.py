@@ -36,7 +36,6 @@ _ERRORS = {
     415: ("The body is not said to be JSON", "unsupported_media_type", None),
     422: ("A field breaks its rule", "invalid_request", "port"),
     428: ("This gateway asks for `if-match`", "version_required", "if-match"),
-    501: ("This gateway does not probe", "not_built", None),
     503: ("PostgreSQL is away; `retry-after` says when to come again", "dependency_unavailable", None),
 }
 

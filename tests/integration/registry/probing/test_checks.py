@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from hx_gateway.access.errors import InvalidField
-from hx_gateway.errors import NotFound, NotImplementedHere
+from hx_gateway.errors import NotFound
 from hx_gateway.registry.bulk import Selection
 from hx_gateway.registry.checks import Checks
+from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.item_repository import ServiceSearch
 from hx_gateway.registry.probing import ProbeRepository
 from tests.integration.registry.probing.desks import Desk, member_of, pass_by
@@ -111,5 +112,5 @@ async def test_the_checks_of_another_tenant_are_none(desk: CheckDesk) -> None:
 
 
 async def test_a_gateway_that_does_not_probe_takes_no_checks(desk: CheckDesk) -> None:
-    with pytest.raises(NotImplementedHere):
+    with pytest.raises(NotProbing):
         await Checks(desk.transactions, probing=False).ask(desk.actor, Selection(refs=["a"]))
