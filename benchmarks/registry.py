@@ -101,7 +101,7 @@ def arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="how often each case is asked")
-    parser.add_argument("--seconds", type=float, default=120, help="ends the rounds after so long")
+    parser.add_argument("--seconds", type=float, default=300, help="ends the rounds after so long")
     parser.add_argument("--dsn", help="an empty database to measure instead of our own, of a role without BYPASSRLS")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     return parser.parse_args()
