@@ -53,6 +53,12 @@ def test_a_check_of_a_year_that_utc_has_not_is_refused(desk: Desk) -> None:
     assert desk.refused("PUT", "/services/weather/health", report) == (422, "invalid_request", "checked_at")
 
 
+@pytest.mark.parametrize("text", ["\u00bd", "\u00b2", "\u2460"])
+def test_a_word_that_is_none_to_the_database_finds_no_tool(desk: Desk, text: str) -> None:
+    answer = desk.ask("GET", f"/tools?q={quote(text)}")
+    assert (answer.status, answer.json()["items"]) == (200, [])
+
+
 @pytest.mark.parametrize("path", ["/statistics/timeseries?metric=probes&", "/services/{name}/health/history?"])
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
 @pytest.mark.parametrize("end", ["from", "to"])
