@@ -11,7 +11,7 @@ from hx_gateway.access.errors import no_such
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.health_config import health_config
 from hx_gateway.db.models.registry_tools import RegistryTool, ToolListing
-from hx_gateway.db.models.validation import identifier
+from hx_gateway.registry.bulk import ids_of
 from hx_gateway.registry.errors import NoToolsToAskFor, NotProbing, ToolsNotListed
 from hx_gateway.registry.probing import Prober, Verdict
 from hx_gateway.registry.probing.outcome import Unanswered
@@ -131,8 +131,7 @@ def _repository(transaction: Transaction) -> ToolRepository:
 
 
 async def _ids_of(transaction: Transaction, refs: Sequence[str]) -> frozenset[UUID]:
-    ids = {ref: item_id for ref in refs if isinstance(item_id := identifier(ref), UUID)}
-    ids |= await transaction.items.ids_of([ref for ref in refs if ref not in ids])
+    ids = await ids_of(transaction.items, refs)
     missing = next((ref for ref in refs if ref not in ids), None)
     if missing is not None:
         raise no_such(SERVICE, missing, param="service")

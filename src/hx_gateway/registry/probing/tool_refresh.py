@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
@@ -56,18 +57,19 @@ class ToolRefresh:
         rules, now = claim.rules, self._clock.now()
         if not rules.tools_seconds or not tells_tools(claim.target, outcome):
             return
-        if self._is_busy(claim.target.host):
-            return
         since = now - timedelta(seconds=rules.tools_seconds)
         if claim.tools_asked_at is not None and claim.tools_asked_at > since:
             return
         author = Author(key=PROBER, request_id=new_request_id())
+        if self._is_busy(claim.target.host):
+            return
         try:
-            async with self._transactions.of(claim.tenant_id, author, now=now) as transaction:
-                tools = ToolRepository(transaction.session, transaction.trail)
-                if not await tools.begin(claim.item_id, unless_since=since):
-                    return
-            changes = await self._ask(claim.tenant_id, claim.item_id, claim.target, rules, author)
+            with self._place(claim.target.host):
+                async with self._transactions.of(claim.tenant_id, author, now=now) as transaction:
+                    tools = ToolRepository(transaction.session, transaction.trail)
+                    if not await tools.begin(claim.item_id, unless_since=since):
+                        return
+                changes = await self._ask(claim.tenant_id, claim.item_id, claim.target, rules, author)
         except (Unanswered, NotFound, Conflict, Unavailable) as error:
             _log.debug("tools_not_listed", tenant=claim.tenant_id, service_id=str(claim.item_id), reason=str(error))
             return
@@ -82,15 +84,24 @@ class ToolRefresh:
         """
         if self._is_busy(target.host):
             raise Unavailable("Too many services are asked for their tools just now.", code="tools_busy")
-        async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
-            await ToolRepository(transaction.session, transaction.trail).begin(item_id)
-        return await self._ask(tenant_id, item_id, target, rules, author)
+        with self._place(target.host):
+            async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
+                await ToolRepository(transaction.session, transaction.trail).begin(item_id)
+            return await self._ask(tenant_id, item_id, target, rules, author)
 
     def _is_busy(self, host: str) -> bool:
         return self._slots.room == 0 or self._slots.full(host)
 
+    @contextmanager
+    def _place(self, host: str) -> Iterator[None]:
+        """Have a place from the moment on that nobody was too many: before anything is waited for."""
+        self._slots.take(host)
+        try:
+            yield
+        finally:
+            self._slots.give_back(host)
+
     async def _ask(self, tenant_id: str, item_id: UUID, target: Target, rules: Rules, author: Author) -> ToolChanges:
-        self._slots.take(target.host)
         try:
             async with self._slots.turn(target.host):
                 told = await self._lists.list_tools(target, rules)
@@ -99,8 +110,6 @@ class ToolRefresh:
             async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
                 await ToolRepository(transaction.session, transaction.trail).note_failure(item_id, failure.outcome)
             raise
-        finally:
-            self._slots.give_back(target.host)
         self._count(OK)
         async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
             return await ToolRepository(transaction.session, transaction.trail).keep(item_id, told, target)
