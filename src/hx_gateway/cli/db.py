@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from hx_gateway.cli.db_bootstrap import bootstrap_stores
 from hx_gateway.cli.start import fail, open_installation, read_settings
 from hx_gateway.migrations import runner
 from hx_gateway.services.dsn import DsnError, place_of, postgres_dsn
@@ -22,6 +23,7 @@ EXIT_FAILED = 1
 T = TypeVar("T")
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app.command("bootstrap")(bootstrap_stores)
 
 EnvFiles = Annotated[list[Path] | None, typer.Option(help="Read settings from this file too.")]
 

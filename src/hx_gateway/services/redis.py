@@ -93,6 +93,8 @@ def _client(url: str, connect_timeout: float, max_connections: int) -> redis.asy
         socket_connect_timeout=connect_timeout,
         socket_timeout=COMMAND_SECONDS,
         retry=Retry(NoBackoff(), 0),
+        # A user with no more rights than it needs may not say which library it uses.
+        driver_info=None,
     )
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_pool(pool)
     return client
