@@ -37,4 +37,4 @@ def acl_line(user: str, password: str, *, litellm: bool = False) -> str:
     digest = hashlib.sha256(password.encode()).hexdigest()
     rules = " ".join(f"+{command}" for command in COMMANDS)
     granted = f"{_BESIDE_LITELLM} {rules}" if litellm else f"~{KEYS} &{KEYS} -@all {rules}"
-    return f"user {user} reset on #{digest} {granted}"
+    return f"user {user} reset resetchannels on #{digest} {granted}"
