@@ -37,7 +37,7 @@ THEIR_ROWS = """
 SELECT (SELECT token FROM public."LiteLLM_VerificationToken"), (SELECT version_num FROM public.alembic_version),
     (SELECT id FROM public.teams), enum_range(NULL::public.service_status)::text
 """
-TENANT = "INSERT INTO hx_gateway.tenants (id, name, created_by) VALUES ('kept', 'kept', 'test')"
+TENANT = "INSERT INTO hx_gateway.tenants (id, name, created_by, updated_by) VALUES ('kept', 'kept', 'test', 'test')"
 
 
 class Shared:
