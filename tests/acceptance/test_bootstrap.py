@@ -32,7 +32,7 @@ class Made:
 
     people: People
     urls: dict[str, str | None]
-    redis: redis.Redis
+    redis: Any
 
     def refusals(self) -> list[Any]:
         """Return what Redis refused to anybody; the scripts' own calls are among it."""
@@ -48,7 +48,7 @@ def made(servers: Servers) -> Iterator[Made]:
         done = CliRunner().invoke(app, ["bootstrap", "--out", str(out)], env=given)
         assert done.exit_code == 0, done.output
         (line,) = (line for line in done.output.splitlines() if line.startswith("user "))
-        admin = redis.Redis.from_url(servers.redis.url, decode_responses=True)
+        admin: Any = redis.Redis.from_url(servers.redis.url, decode_responses=True)
         admin.execute_command("ACL", "SETUSER", *line.split()[1:])
         admin.acl_log_reset()
         environ = {"HX_ENV_FILE": str(out), "QDRANT_URL": "none", "HX_EMBEDDED": "off", **UNPROBED}

@@ -77,7 +77,7 @@ class Host:
     values: dict[str, str]
     litellm_port: int
     gateway: Gateway
-    redis: redis.Redis
+    redis: Any
 
     def ask_litellm(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
         data = json.dumps(body).encode() if body is not None else b""
@@ -86,7 +86,7 @@ class Host:
         return exchange(self.litellm_port, head.encode() + data)
 
 
-def bootstrapped(servers: Servers, folder: Path, admin: redis.Redis) -> dict[str, str]:
+def bootstrapped(servers: Servers, folder: Path, admin: Any) -> dict[str, str]:
     """Make the role, the database and Redis's user, and return their URLs."""
     out = folder / "stores.env"
     given = {"PG_ADMIN_URL": servers.postgres.url, "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(servers.redis.port)}
