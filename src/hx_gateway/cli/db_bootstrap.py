@@ -68,9 +68,14 @@ class Outlet:
     urls: dict[str, str] = field(default_factory=dict)
 
     @property
+    def wanted(self) -> bool:
+        """Whether passwords may go anywhere."""
+        return self.show or self.out is not None
+
+    @property
     def made_password(self) -> str | None:
         """A new password, where there is somewhere for it to go."""
-        return secrets.token_urlsafe(PASSWORD_BYTES) if self.show or self.out is not None else None
+        return secrets.token_urlsafe(PASSWORD_BYTES) if self.wanted else None
 
     def write(self) -> None:
         """Write the file, before anything is made that cannot be entered without it."""
@@ -197,6 +202,8 @@ def _redis_user(values: Mapping[str, str], outlet: Outlet, *, litellm: bool) -> 
 
 
 def _write(outlet: Outlet, login: Login, user: RedisUser) -> None:
+    if outlet.wanted and login.password is not None and login.url is None:
+        raise InputProblem("PG_HOST is missing: give the host that the gateway reaches PostgreSQL at.")
     outlet.urls |= {"PG_URL": login.url} if login.url is not None else {}
     outlet.urls |= {"REDIS_URL": user.url} if user.url else {}
     outlet.write()

@@ -290,6 +290,14 @@ def test_what_cannot_be_used_is_named_before_anybody_is_asked(given: dict[str, s
     assert says in refused.output
 
 
+def test_no_password_is_made_for_a_url_that_cannot_be(tmp_path: Path) -> None:
+    out = tmp_path / "stores.env"
+    refused = CliRunner().invoke(app, ["bootstrap", "--print-sql", "--out", str(out)])
+    assert (refused.exit_code, refused.stdout) == (EX_CONFIG, "")
+    assert "PG_HOST is missing" in refused.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_is_away_is_named_without_its_password() -> None:
     failed = CliRunner().invoke(app, ["bootstrap"], env={"PG_ADMIN_URL": AWAY, "PG_PASS": CANARY})
     assert failed.exit_code == 1
