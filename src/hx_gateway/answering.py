@@ -19,7 +19,7 @@ from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.memory import MemoryCache
 from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
 from hx_gateway.cache.redis_store import RedisCache
-from hx_gateway.cache.store import BUDGET_SECONDS, AnswerCache
+from hx_gateway.cache.store import AnswerCache
 from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
@@ -81,10 +81,10 @@ def _exact(settings: Settings, redis: DataService) -> AnswerCache:
     if url == NOT_CONFIGURED or not redis.configured:
         return MemoryCache(settings.cache_max_bytes)
     return RedisCache(
-        RedisPipe(url, timeout=BUDGET_SECONDS),
         RedisPipe(url),
         max_bytes=settings.cache_max_bytes,
         healthy=lambda: redis.sample.healthy,
+        seconds=settings.cache_budget_ms / 1000,
     )
 
 

@@ -25,7 +25,7 @@ def stores() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def people(stores: Servers) -> Iterator[People]:
-    with living(stores, {**UNPROBED, "HX_CACHE": "exact"}) as living_people:
+    with living(stores, {**UNPROBED, "HX_CACHE": "exact", "HX_CACHE_BUDGET_MS": "30"}) as living_people:
         yield living_people
 
 
@@ -63,5 +63,5 @@ def test_requests_are_answered_without_it_and_with_it_again(people: People, stor
 def test_answers_are_shared_by_workers_and_outlive_them(stores: Servers) -> None:
     text = uuid4().hex
     for outcome in ("miss", "hit"):
-        with living(stores, {**UNPROBED, "HX_CACHE": "exact"}) as worker:
+        with living(stores, {**UNPROBED, "HX_CACHE": "exact", "HX_CACHE_BUDGET_MS": "30"}) as worker:
             assert ask(worker, text).header("x-hx-cache") == outcome
