@@ -289,7 +289,8 @@ def test_examples_of_commands_are_found() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_command_in_an_example_has_the_arguments_that_it_is_given(example: str) -> None:
-    command, context, words = get_command(command_line), None, EXAMPLES[example]
+    command: Any = get_command(command_line)
+    context, words = None, EXAMPLES[example]
     while True:
         # Raises for what is not a command, an option or an argument.
         context = command.make_context(command.name, list(words), parent=context)
