@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Where the site has what the repository has beside ``docs``.
 OUTSIDE = "repository/"
 _LINK = re.compile(r"(?<=\]\()[^)#\s:]+")
-_FOREIGN = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+# What a browser fetches by itself; a canonical address is only said.
+_FOREIGN = re.compile(
+    r"<(?:script|img|iframe|link(?![^>]*\brel=[\"']?canonical))\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
+)
 
 
 def on_config(config: MkDocsConfig) -> None:

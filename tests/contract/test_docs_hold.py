@@ -275,5 +275,5 @@ def test_the_lock_files_hold_hashes_and_no_address(name: str) -> None:
     assert "://" not in text
     assert "--index" not in text
     packages = re.findall(r"^([a-z0-9][\w.-]*)==", text, re.MULTILINE)
-    assert len(packages) >= 30
+    assert len(packages) > 20
     assert text.count("--hash=sha256:") > len(packages)
