@@ -46,11 +46,11 @@ class Deleted(HXError):
     code = "deleted"
     type = "invalid_request_error"
 
-    def __init__(self, kind: str, ref: str) -> None:
+    def __init__(self, kind: str, ref: str, *, param: str = "ref") -> None:
         super().__init__(
             f"The {kind} {ref[:MAX_SHOWN_CHARS]!r} was deleted: ask with include_deleted=true to see it, restore it to "
             "use it.",
-            param="ref",
+            param=param,
         )
 
 

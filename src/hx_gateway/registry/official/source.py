@@ -24,6 +24,8 @@ PAGE_SERVERS = 100
 PAGE_BYTES = 8 * 1024 * 1024
 MAX_CURSOR_CHARS = 2048
 _PREFIXES = ("/v0.1", "/v0")
+_LIST = "/servers"
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 _HEADERS = {"accept": "application/json, application/problem+json"}
 
 
@@ -130,14 +132,33 @@ def root_of(address: str) -> _Root:
         message = "source: must be the http(s) address of a registry, without a user, a query or a fragment."
         raise SourceRefused(message, param="source")
     path = parts.path.rstrip("/")
-    if path.endswith("/servers"):
+    if path.endswith(_LIST):
         paths: tuple[str, ...] = (path,)
     elif path.endswith(_PREFIXES):
-        paths = (f"{path}/servers",)
+        paths = (f"{path}{_LIST}",)
     else:
-        paths = tuple(f"{path}{prefix}/servers" for prefix in _PREFIXES)
+        paths = tuple(f"{path}{prefix}{_LIST}" for prefix in _PREFIXES)
     first, *others = [parts._replace(path=each).geturl() for each in paths]
     return _Root(first, tuple(others))
+
+
+def one_spelling(address: str) -> str:
+    """Return a registry's address as all spellings of it are kept: the same place is asked. Raises as ``root_of``.
+
+    The host is in lower case, without the scheme's own port; a prefix stands for its list, without a slash behind it.
+    """
+    root_of(address)
+    parts = urlsplit(address)
+    host = parts.netloc.lower().removesuffix(":").removesuffix(_USUAL_PORTS[parts.scheme])
+    path = parts.path.rstrip("/")
+    if path.removesuffix(_LIST).endswith(_PREFIXES):
+        path = path.removesuffix(_LIST)
+    return parts._replace(netloc=host, path=path).geturl()
+
+
+def without_prefix(address: str) -> str:
+    """Return a registry's address in one spelling, without the prefix that it is asked below."""
+    return next((address.removesuffix(prefix) for prefix in _PREFIXES if address.endswith(prefix)), address)
 
 
 def _object(response: EgressResponse) -> dict[str, Any]:
