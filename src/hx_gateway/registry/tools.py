@@ -24,6 +24,7 @@ from hx_gateway.registry.transactions import Transaction, Transactions
 # Columns of its row; without one it was never asked.
 _HOW_IT_WENT = ("asked_at", "fetched_at", "failure_class", "last_error")
 
+
 class Tools:
     """Named and confined as in :class:`~hx_gateway.registry.catalog.Catalog`; raises what that raises."""
 

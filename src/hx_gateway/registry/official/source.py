@@ -43,7 +43,7 @@ class SourceFailed(InvalidField):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much is read of a source in all, over all its pages."""
+    """How much is read of a source in all, over all its pages: of servers, as many as so many pages have."""
 
     pages: int
     bytes: int
@@ -80,6 +80,7 @@ class RegistrySource:
         if updated_since is not None:
             asked["updated_since"] = moment(updated_since)
         ends, left, seen = time.monotonic() + bounds.seconds, bounds.bytes, set[str]()
+        servers_left = bounds.pages * PAGE_SERVERS
         for _ in range(bounds.pages):
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
@@ -95,7 +96,13 @@ class RegistrySource:
                 raise SourceFailed(f"source: it has more than {bounds.bytes:,} bytes.", param="source")
             # Megabytes of JSON are read beside the event loop.
             page = await asyncio.to_thread(_object, response)
-            yield _servers(page)
+            servers = _servers(page)
+            servers_left -= len(servers)
+            if servers_left < 0:
+                raise SourceFailed(
+                    f"source: it has more than {bounds.pages * PAGE_SERVERS:,} servers and versions.", param="source"
+                )
+            yield servers
             cursor = _cursor(page)
             if cursor is None or cursor in seen:
                 return
