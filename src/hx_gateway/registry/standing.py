@@ -29,6 +29,8 @@ from hx_gateway.registry.probing import (
 )
 from hx_gateway.registry.probing.beat_repository import BeatingItems
 from hx_gateway.registry.probing.outcome import redacted
+from hx_gateway.registry.probing.prober import target_at
+from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.references import found, perhaps
 from hx_gateway.registry.transactions import Transaction, Transactions
 
@@ -93,6 +95,8 @@ class Standing:
             raise NotProbing
         async with self._transactions.open(actor, tenant_id, "standing.check") as transaction:
             item = await found(transaction.items, ref)
+        # Before anybody who probes it loses it.
+        target_at(level, Target.of(item), by_beats=item.health.by_beats)
         return await self._prober.check_now(transaction.tenant_id, item.id, level)
 
     async def first_look(self, actor: Actor, item_id: str, *, tenant_id: str | None = None) -> HealthState:

@@ -149,10 +149,11 @@ class Prober:
         not know, and ``DependencyError`` while the database is away.
         """
         claim = await self.repository.claim_one(tenant_id, item_id, self._clock.now())
-        target = claim.target if level is None else claim.target.at(level)
-        if target is None or (level is not None and claim.by_beats):
+        try:
+            target = target_at(level, claim.target, by_beats=claim.by_beats)
+        except InvalidField:
             await self.repository.put_off([claim])
-            raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
+            raise
         if not claim.by_beats:
             self._slots.take(target.host)
         task = asyncio.create_task(self._check(claim) if target == claim.target else self._look(claim, target))
@@ -397,6 +398,17 @@ class Prober:
         if self._paused:
             self._paused = False
             _log.info("prober_resumed")
+
+
+def target_at(level: Level | None, target: Target, *, by_beats: bool) -> Target:
+    """Return what is asked for a look on a level, the usual one for ``None``.
+
+    Raises ``InvalidField`` for a level that the probe of such a target does not know.
+    """
+    found = target if level is None else target.at(level)
+    if found is None or (level is not None and by_beats):
+        raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
+    return found
 
 
 def _reason(error: Exception) -> str:
