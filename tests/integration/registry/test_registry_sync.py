@@ -438,6 +438,23 @@ async def test_whoever_stops_leaves_the_rest_to_others_at_once(follower: Followe
     assert not (await follower.state()).running
 
 
+async def test_whoever_stops_when_its_registry_is_anothers_by_now_leaves_it_to_that_one(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    foreign.gate.clear()
+    repository, followed = follower.job.repository, follower.job._followed
+    await repository.keep(followed, follower.clock.time)
+    follower.job.start()
+    async with asyncio.timeout(20):
+        while not (await follower.state()).running:
+            await asyncio.sleep(0.01)
+    follower.clock.time += LEASE
+    assert await repository.claim(followed, follower.clock.time) is not None
+    await follower.job.aclose()
+    foreign.gate.set()
+    assert (await follower.state()).running
+
+
 async def test_another_tenant_learns_nothing_of_it(
     follower: Follower, rival: Registry, foreign: ForeignRegistry
 ) -> None:
