@@ -82,12 +82,11 @@ class SyncRepository:
         """Take the one that is due the longest and nobody's."""
         values = {"tenants": [one.tenant_id for one in followed], "urls": [one.url for one in followed]}
         async with self._database.session(EVERY_TENANT) as session:
-            found = await session.execute(_CLAIM, {**values, "now": now, "lease": now + LEASE})
-            row = found.one_or_none()
+            row = (await session.execute(_CLAIM, {**values, "now": now, "lease": now + LEASE})).one_or_none()
         if row is None:
             return None
-        followed = Followed(row.tenant_id, row.url)
-        return Claim(followed=followed, watermark=row.watermark, lease_until=row.lease_until, due=row.next_at)
+        found = Followed(row.tenant_id, row.url)
+        return Claim(followed=found, watermark=row.watermark, lease_until=row.lease_until, due=row.next_at)
 
     async def renew(self, claim: Claim, now: datetime, session: AsyncSession | None = None) -> datetime:
         """Return until when one has it now. With a ``session`` it is so once its transaction is committed."""
