@@ -10,6 +10,7 @@ from typing import Any
 
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
+from hx_gateway.errors import Unavailable
 from hx_gateway.registry.bulk import ids_of
 from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.merge_patch import merged
@@ -104,8 +105,8 @@ class Standing:
         try:
             async with asyncio.timeout(FIRST_LOOK_SECONDS):
                 return await self.check(actor, item_id, tenant_id=tenant_id)
-        except TimeoutError:
-            # The probe goes on, and is written down once it ends.
+        except (TimeoutError, Unavailable):
+            # The probe goes on, and is written down once it ends; one that had no place is made when it is due.
             return await self.health(actor, item_id, tenant_id=tenant_id)
 
     async def health_history(

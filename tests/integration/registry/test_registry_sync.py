@@ -274,7 +274,7 @@ async def test_who_asks_while_a_registry_is_followed_has_it_followed_again(
         return page(query)
 
     for broken in (None, {"servers": 7}):
-        foreign.page = lambda query: asks(query) if broken is None else asks(query) and broken  # type: ignore[method-assign, assignment]  # noqa: B023
+        foreign.page = lambda query: asks(query) if broken is None else asks(query) and broken  # type: ignore[method-assign]  # noqa: B023
         state = await follower.sync()
         assert (state.last_error is None, state.next_at) == (broken is None, follower.clock.time)
         foreign.page = page  # type: ignore[method-assign]
@@ -310,6 +310,17 @@ async def test_where_nobody_says_which_version_is_the_latest_it_is_that_of_all(
     foreign.latest = lambda _: foreign.servers[f"{MAIL} 1.11.0"]  # type: ignore[method-assign, assignment]
     assert counts(await follower.sync()) == (0, 1, 0, 0)
     assert (await follower.services())[MAIL].version == "1.11.0"
+    for version in ("1.10.0", "1.11.0", "1.2.0", "1.8.0", "1.9.0"):
+        put(version, status="deleted")
+    foreign.latest = lambda _: None  # type: ignore[method-assign]
+    assert counts(await follower.sync()) == (0, 0, 1, 0)
+    # Further on than five minutes: nothing is told of those that were deleted.
+    foreign.now += timedelta(minutes=10)
+    follower.clock.time += HOUR
+    put("1.8.0")
+    await follower.sync()
+    mail = (await follower.services())[MAIL]
+    assert (mail.version, mail.is_enabled) == ("1.8.0", True)
 
 
 async def test_one_service_that_cannot_be_disabled_holds_up_no_other(

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 CONCURRENCY = 50
 PER_HOST = 2
 WAITING_PER_HOST = 8
-# Lists of tools that are read at once. They have slots of their own: however slow they are, probes are made.
+# Lists of tools that are read at once, and probes that somebody waits for. They have slots of their own: however many
+# and slow they are, probes are made.
 TOOL_LISTS = 10
+ASKED_CHECKS = 20
 
 
 @dataclass(slots=True)

@@ -98,7 +98,8 @@ class _Page:
         if item is None:
             await self._miss(name, synced)
             return
-        if not latest and _is_older(fields, item, synced):
+        # One that was gone has no later version than those that are told of.
+        if not latest and not synced.gone and _is_older(fields, item, synced):
             return
         changes, managed = changes_for(item, synced.managed, fields)
         if synced.gone and _is_off(item):
