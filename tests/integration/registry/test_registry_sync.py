@@ -314,9 +314,11 @@ async def test_where_nobody_says_which_version_is_the_latest_it_is_that_of_all(
         put(version, status="deleted")
     foreign.latest = lambda _: None  # type: ignore[method-assign]
     assert counts(await follower.sync()) == (0, 0, 1, 0)
-    # Further on than five minutes: nothing is told of those that were deleted.
+    # Further on than five minutes, so that no list tells of those that were deleted.
     foreign.now += timedelta(minutes=10)
     follower.clock.time += HOUR
+    foreign.put("com.example/first")
+    await follower.sync()
     put("1.8.0")
     await follower.sync()
     mail = (await follower.services())[MAIL]

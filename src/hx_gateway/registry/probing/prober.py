@@ -155,7 +155,7 @@ class Prober:
         try:
             target = target_at(level, claim.target, by_beats=claim.by_beats)
             if not claim.by_beats:
-                self._take_place(target.host)
+                self._take_place(target.host, tenant_id)
         except (InvalidField, Unavailable):
             await self.repository.put_off([claim])
             raise
@@ -164,11 +164,11 @@ class Prober:
         task.add_done_callback(self._checks.discard)
         return await asyncio.shield(task)
 
-    def _take_place(self, host: str) -> None:
+    def _take_place(self, host: str, tenant_id: str) -> None:
         """Take a place among the checks that are asked for, however many those are: probes have others."""
-        if self._asked.room == 0 or self._asked.full(host):
+        if not self._asked.has_room(host, tenant_id):
             raise _checks_busy()
-        self._asked.take(host)
+        self._asked.take(host, tenant_id)
 
     # Claiming
 
@@ -195,7 +195,7 @@ class Prober:
         await self._clock.sleep(jittered(self._poll_seconds if idle else GATHER_SECONDS, self._draw))
 
     def _begin(self, claim: Claim) -> None:
-        self._slots.take(claim.target.host)
+        self._slots.take(claim.target.host, claim.tenant_id)
         task = asyncio.create_task(self._probe_claim(claim))
         self._running[task] = claim
         task.add_done_callback(lambda done: self._running.pop(done, None))
@@ -250,7 +250,7 @@ class Prober:
                 self._count(claim, outcome, self._clock.monotonic() - began)
                 return outcome
         finally:
-            slots.give_back(host)
+            slots.give_back(host, claim.tenant_id)
 
     def _count(self, claim: Claim, outcome: ProbeOutcome, seconds: float) -> None:
         protocol = claim.target.protocol.value

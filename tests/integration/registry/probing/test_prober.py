@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -350,8 +350,12 @@ async def test_checks_that_somebody_asks_for_take_no_probes_place_and_are_so_man
         assert (await prober.check_now(lone.tenant, item.id)).status is ServiceStatus.HEALTHY
         standing = Standing(Transactions(lone.database, audit_key=AUDIT_KEY), prober)
         prober._asked = Slots(concurrency=0)
+        (claim,) = await prober.repository.claim(datetime.now(UTC) + timedelta(hours=1), 10)
         state = await standing.first_look(member_of(lone.tenant), str(item.id))
         assert state.status is ServiceStatus.HEALTHY
+        # Nobody who probes it loses it to one that has no place.
+        (row,) = await lone.rows("SELECT lease_until FROM hx_registry.registry_health")
+        assert row["lease_until"] == claim.lease_until
 
 
 async def test_nobody_checks_the_services_of_another_tenant(lone: Registry) -> None:

@@ -428,12 +428,20 @@ async def test_of_many_who_ask_one_host_at_once_so_many_wait_and_the_others_are_
         assert (await refreshed(lone, item, prober)).tools == 1
 
 
-async def test_of_many_who_ask_many_hosts_at_once_so_many_wait(lone: Registry) -> None:
+async def test_of_many_who_ask_many_hosts_at_once_so_many_wait_and_half_of_them_of_one_tenant(
+    lone: Registry, alone: str
+) -> None:
     prober = prober_of(lone)
-    # Nobody answers there, and each is a host of its own.
-    items = [await at(lone, f"http://127.0.0.1:{port}", f"s{port}") for port in range(1, 2 * TOOL_LISTS + 3)]
-    told = await asyncio.gather(*(refreshed(lone, item, prober) for item in items), return_exceptions=True)
-    assert [getattr(one, "code", None) for one in told].count("tools_busy") == 2
+    async with registry_at(alone, "tn-second") as second, registry_at(alone, "tn-third") as third:
+        asked = []
+        for registry, number in ((lone, TOOL_LISTS + 2), (second, TOOL_LISTS), (third, 1)):
+            for port in range(1, number + 1):
+                # Nobody answers there, and each is a host of its own.
+                item = await at(registry, f"http://127.0.0.1:{len(asked) + 1}", f"s{port}")
+                asked.append(refreshed(registry, item, prober))
+        told = await asyncio.gather(*asked, return_exceptions=True)
+    busy = [number for number, one in enumerate(told) if getattr(one, "code", None) == "tools_busy"]
+    assert busy == [TOOL_LISTS, TOOL_LISTS + 1, len(told) - 1]
     assert [type(one) for one in told].count(Unanswered) == 2 * TOOL_LISTS
 
 
