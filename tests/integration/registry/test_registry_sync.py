@@ -312,7 +312,7 @@ async def test_where_nobody_says_which_version_is_the_latest_it_is_that_of_all(
     assert (await follower.services())[MAIL].version == "1.11.0"
     for version in ("1.10.0", "1.11.0", "1.2.0", "1.8.0", "1.9.0"):
         put(version, status="deleted")
-    foreign.latest = lambda _: None  # type: ignore[method-assign]
+    foreign.latest = lambda _: None  # type: ignore[method-assign, assignment]
     assert counts(await follower.sync()) == (0, 0, 1, 0)
     # Further on than five minutes, so that no list tells of those that were deleted.
     foreign.now += timedelta(minutes=10)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -433,7 +433,7 @@ async def test_of_many_who_ask_many_hosts_at_once_so_many_wait_and_half_of_them_
 ) -> None:
     prober = prober_of(lone)
     async with registry_at(alone, "tn-second") as second, registry_at(alone, "tn-third") as third:
-        asked = []
+        asked = list[Coroutine[Any, Any, ToolChanges]]()
         for registry, number in ((lone, TOOL_LISTS + 2), (second, TOOL_LISTS), (third, 1)):
             for port in range(1, number + 1):
                 # Nobody answers there, and each is a host of its own.
