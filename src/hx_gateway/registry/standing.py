@@ -90,7 +90,7 @@ class Standing:
     ) -> HealthState:
         """Probe a service now, on a ``level`` where its probe knows both (:meth:`Prober.check_now`).
 
-        Raises :class:`NotProbing` in a gateway that does not probe.
+        Raises :class:`NotProbing` in a gateway that does not probe, and ``Unavailable`` where too many are asked for.
         """
         if self._prober is None:
             raise NotProbing
