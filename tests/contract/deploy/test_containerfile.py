@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hx_gateway import __version__
 from hx_gateway.settings import Settings, load_settings, variables_of
@@ -92,6 +95,13 @@ def test_what_builds_the_wheel_is_what_is_locked_for_development() -> None:
     _, *build = entries(FOLDER / "build.lock")
     assert any(entry.startswith("hatchling==") for entry in build)
     assert [entry for entry in build if entry not in entries(ROOT / "requirements-dev.lock")] == []
+
+
+def test_what_builds_the_wheel_is_locked_with_all_that_it_needs() -> None:
+    locked = set(re.findall(r"^([a-z-]+)==", (FOLDER / "build.lock").read_text(), re.MULTILINE))
+    needed = [Requirement(line) for name in locked for line in metadata.requires(name) or []]
+    here = [found for found in needed if found.marker is None or found.marker.evaluate({"extra": ""})]
+    assert {canonicalize_name(found.name) for found in here} <= locked
 
 
 @pytest.mark.parametrize("name", FINAL)
