@@ -17,20 +17,18 @@ import pytest
 from ruamel.yaml import YAML
 
 from hx_gateway import __version__
-from hx_gateway.cli.server import LAST_SECONDS
 from hx_gateway.gateway.model_config import load_model_config
-from hx_gateway.services.embedded.process import STOP_SECONDS
 from hx_gateway.setting_sources import CREDENTIALS_VARIABLE, is_secret
-from hx_gateway.settings import Settings, load_settings, variables_of
+from hx_gateway.settings import load_settings
 from hx_gateway.wiring.litellm_config import LITELLM_VERSION
 from tests.contract.deploy.containerfile import assignments, exec_form, read_stages
+from tests.contract.deploy.program import LONGEST_STOP_SECONDS, VARIABLES
 from tests.contract.deploy.test_containerfile import FOLDER
 
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(FOLDER / "compose.yaml")
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SCHEMA = json.loads((Path(__file__).parent / "schemas/compose-spec.json").read_text())
 STAGES = read_stages(FOLDER / "Containerfile")
-STORING_SECONDS = 5
 OURS = {"gateway": f"hx-gateway:{__version__}", "litellm": f"hx-litellm:{LITELLM_VERSION}"}
 
 
@@ -136,8 +134,7 @@ def test_the_gateway_starts_with_what_it_is_given(secrets: Path, tmp_path: Path)
 
 
 def test_every_variable_of_the_gateway_is_a_setting() -> None:
-    variables = {variable for name in Settings.model_fields for variable in variables_of(name)}
-    assert SERVICES["gateway"]["environment"].keys() - {CREDENTIALS_VARIABLE} <= variables
+    assert SERVICES["gateway"]["environment"].keys() - {CREDENTIALS_VARIABLE} <= VARIABLES
 
 
 def test_addresses_name_services_that_share_a_network_and_ports_that_they_have(secrets: Path) -> None:
@@ -170,8 +167,7 @@ def health(name: str) -> str:
 
 
 def test_a_container_gets_longer_than_a_stop_takes() -> None:
-    longest = Settings().drain_seconds + LAST_SECONDS + STORING_SECONDS + STOP_SECONDS
-    assert int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s")) > longest
+    assert int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s")) > LONGEST_STOP_SECONDS
 
 
 def test_the_models_of_the_example_are_understood() -> None:

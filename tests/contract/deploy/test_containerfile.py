@@ -12,10 +12,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hx_gateway import __version__
-from hx_gateway.settings import Settings, load_settings, variables_of
+from hx_gateway.settings import Settings, load_settings
 from hx_gateway.wiring.litellm_config import LITELLM_VERSION
 from hx_gateway.wiring.unit_steps import CORE_PORT
 from tests.contract.deploy.containerfile import Stage, assignments, read_stages
+from tests.contract.deploy.program import VARIABLES
 from tests.contract.doc_pages import ROOT
 
 FOLDER = ROOT / "deploy" / "container"
@@ -116,8 +117,7 @@ def test_an_image_runs_as_nobody_special_and_says_how_it_is(name: str) -> None:
 
 def test_the_gateway_s_image_holds_settings_that_exist_and_refuses_to_start_without_stores() -> None:
     given = assignments(STAGES["gateway"].all("ENV"))
-    variables = {variable for name in Settings.model_fields for variable in variables_of(name)}
-    assert given.keys() - {"PATH"} <= variables
+    assert given.keys() - {"PATH"} <= VARIABLES
     assert not load_settings(given | {"PG_URL": "none", "REDIS_URL": "none", "QDRANT_URL": "none"}).settings.embedded
     assert STAGES["gateway"].only("EXPOSE") == given["WRAPPER_PORT"] == str(Settings().port)
     volume = PurePosixPath(given["HX_DATA_DIR"])

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hx_gateway.cli.server import LAST_SECONDS
 from hx_gateway.cli.start import EX_CONFIG
 from hx_gateway.cli.wiring_output import SERVICE_ACCOUNT
-from hx_gateway.services.embedded.process import STOP_SECONDS
 from hx_gateway.setting_sources import is_secret
-from hx_gateway.settings import OTHER_VARIABLES, Settings, variables_of
 from hx_gateway.wiring.drop_ins import cache_drop_in, database_drop_in
 from hx_gateway.wiring.layout import CACHE_DROP_IN, CORE_UNIT, DATABASE_DROP_IN, UNITS, WRAPPER_UNIT, Layout
 from hx_gateway.wiring.unit_steps import CORE_PORT
+from tests.contract.deploy.program import LONGEST_STOP_SECONDS, VARIABLES
 from tests.contract.doc_pages import ROOT
 from tests.fixtures.unit_sandbox import directives
 
@@ -25,8 +23,6 @@ FOLDER = ROOT / "deploy" / "systemd"
 LAYOUT = Layout(Path("/"))
 # Ten times what systemd-analyze prints: 0 is closed, 100 is open.
 MOST_EXPOSED = "15"
-STORING_SECONDS = 5
-KNOWN = {variable for name in Settings.model_fields for variable in variables_of(name)} | OTHER_VARIABLES
 STAND_INS = ("sysinit", "basic", "shutdown", "multi-user", "network-online")
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -104,8 +100,7 @@ def test_the_units_run_as_the_account_that_wiring_gives_secrets_to() -> None:
 
 def test_systemd_waits_for_longer_than_a_stop_takes() -> None:
     wrapper = unit(WRAPPER_UNIT)
-    longest = Settings().drain_seconds + LAST_SECONDS + STORING_SECONDS + STOP_SECONDS
-    assert int(wrapper["TimeoutStopSec"][0]) > longest
+    assert int(wrapper["TimeoutStopSec"][0]) > LONGEST_STOP_SECONDS
     # A worker that is told by systemd and by its supervisor takes that for "at once".
     assert wrapper["KillMode"] == ["mixed"]
 
@@ -120,6 +115,6 @@ def test_the_units_name_settings_that_exist_and_no_secret() -> None:
         found for text in texts for found in re.findall(r'^Environment="?(\w+)=([^"\n]*)', text, re.MULTILINE)
     ]
     credentials = {name for text in texts for name in re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE)}
-    assert {name for name, _ in assignments if name.startswith(("HX_", "WRAPPER_"))} <= KNOWN
-    assert credentials <= KNOWN
+    assert {name for name, _ in assignments if name.startswith(("HX_", "WRAPPER_"))} <= VARIABLES
+    assert credentials <= VARIABLES
     assert [name for name, value in assignments if is_secret(name, value)] == []
