@@ -66,8 +66,8 @@ it. A variable that begins with `HX_` or `WRAPPER_` and is not a setting is name
 setting. `hx-gateway doctor` shows each setting in force and where it came from.
 
 The order in which a value is looked for: the command line, the environment, the folder of credentials, the files named
-with `--env-file` or in `HX_ENV_FILE` (separated by `:`), the default. The files hold lines like `NAME=value`; nothing in
-them is expanded. One that is named after a `-` in `HX_ENV_FILE` may be missing.
+with `--env-file` or in `HX_ENV_FILE` (separated by `:`), the default. The files hold lines like `NAME=value`; nothing
+in them is expanded. One that is named after a `-` in `HX_ENV_FILE` may be missing, or closed to the gateway.
 
 The folder of credentials is `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with `LoadCredential=` and a
 container can. A file in it is a value, and its name the variable: `PG_URL`, say.

@@ -34,8 +34,8 @@ def read_layers(
     """Return where variables are looked for, each place by its name: the environment, credentials, files.
 
     Of the folder of credentials only files are read that are named like a setting, ``known`` or ours by its prefix. A
-    file of ``HX_ENV_FILE`` after a ``-`` may be missing. Raises :class:`SourceProblem`, also for a file with a secret
-    that everybody on the machine may read or write.
+    file of ``HX_ENV_FILE`` after a ``-`` may be missing, or closed to us. Raises :class:`SourceProblem`, also for a
+    file with a secret that everybody on the machine may read or write.
     """
     layers: list[tuple[str, Mapping[str, str]]] = [("environment", environ)]
     if folder := environ.get(CREDENTIALS_VARIABLE):
@@ -43,7 +43,7 @@ def read_layers(
     layers += [(str(path), _read_env_file(path)) for path in env_files]
     for part in environ.get(ENV_FILE_VARIABLE, "").split(":"):
         path = Path(part.removeprefix("-"))
-        if part and (path.exists() or not part.startswith("-")):
+        if part and (os.access(path, os.R_OK, effective_ids=True) or not part.startswith("-")):
             layers.append((str(path), _read_env_file(path)))
     return layers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,20 @@ def test_a_file_named_after_a_dash_may_be_missing_and_is_held_to_the_same_rules(
     assert load_settings({"HX_ENV_FILE": f"-{file}"}).sources["pg_url"] == f"{file} (PG_URL)"
     file.chmod(0o644)
     assert "holds PG_URL" in sentence({"HX_ENV_FILE": f"-{file}"})
+
+
+def test_a_file_named_after_a_dash_may_be_closed_to_us(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.env"
+    file.write_text(f"PG_URL={URL}\n")
+    file.chmod(0)
+    ours = os.geteuid()
+    if ours == 0:
+        os.seteuid(65534)
+    try:
+        assert load_settings({"HX_ENV_FILE": f"-{file}"}).sources["pg_url"] == "default"
+        assert "HX_ENV_FILE: cannot read" in sentence({"HX_ENV_FILE": str(file)})
+    finally:
+        os.seteuid(ours)
 
 
 def test_credentials_are_read_behind_the_environment_and_before_files(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_drop_ins_are_those_that_wiring_writes(name: str) -> None:
 def test_an_unwired_unit_reads_the_same_files_where_they_are() -> None:
     settings, secrets = str(LAYOUT.settings), str(LAYOUT.secrets)
     wrapper, core = unit(WRAPPER_UNIT), unit(CORE_UNIT)
-    assert wrapper["EnvironmentFile"] == [f"-{settings}"]
+    assert wrapper["EnvironmentFile"] == [f"-{settings}", f"-{secrets}"]
     assert f'"HX_ENV_FILE=-{secrets}"' in wrapper["Environment"]
     assert core["EnvironmentFile"] == [f"-{secrets}"]
     assert f'"CONFIG_FILE_PATH={LAYOUT.config}"' in core["Environment"]
