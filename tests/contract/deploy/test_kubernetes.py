@@ -177,7 +177,8 @@ def given(kind: str) -> dict[str, str]:
         BY_KIND["ConfigMap"]["metadata"]["name"]
     ]
     own = {entry["name"]: entry["value"] for entry in inside["env"]}
-    return assignments(IMAGE.all("ENV")) | BY_KIND["ConfigMap"]["data"] | own
+    settings: dict[str, str] = BY_KIND["ConfigMap"]["data"]
+    return assignments(IMAGE.all("ENV")) | settings | own
 
 
 def credentials(kind: str) -> Iterator[str]:
