@@ -43,9 +43,13 @@ def read_layers(
     layers += [(str(path), _read_env_file(path)) for path in env_files]
     for part in environ.get(ENV_FILE_VARIABLE, "").split(":"):
         path = Path(part.removeprefix("-"))
-        if part and (os.access(path, os.R_OK, effective_ids=True) or not part.startswith("-")):
+        if part and (not part.startswith("-") or _is_open_to_us(path)):
             layers.append((str(path), _read_env_file(path)))
     return layers
+
+
+def _is_open_to_us(path: Path) -> bool:
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _read_credentials(folder: Path, known: Collection[str]) -> dict[str, str]:

@@ -22,16 +22,19 @@ from tests.fixtures.unit_sandbox import ACCOUNT
 UNIT = ROOT / "deploy/systemd/hx-gateway-ml.service"
 
 
-def obstacle() -> str | None:
-    """Return why nothing can be closed off here."""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0:
+def obstacle() -> str:
+    """Return why nothing can be closed off here, or nothing."""
+    if any(shutil.which(name) is None for name in ("systemd-analyze", "unshare")):
+        return "needs systemd-analyze and unshare"
+    if ctypes.util.find_library("seccomp") is None:
+        return "needs libseccomp"
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         return "needs root, and the right to make name spaces"
-    if shutil.which("systemd-analyze") is None or ctypes.util.find_library("seccomp") is None:
-        return "needs systemd-analyze and libseccomp"
-    return None
+    return ""
 
 
-pytestmark = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
+OBSTACLE = obstacle()
+pytestmark = pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
 
 
 @pytest.fixture
