@@ -65,8 +65,14 @@ Every setting is an environment variable, read once at the start. A bad value st
 it. A variable that begins with `HX_` or `WRAPPER_` and is not a setting is named in a warning, with the likeliest
 setting. `hx-gateway doctor` shows each setting in force and where it came from.
 
-The order in which a value is looked for: the command line, the environment, the files named in `HX_ENV_FILE` (separated
-by `:`) or with `--env-file`, the default. The files hold lines like `NAME=value`; nothing in them is expanded.
+The order in which a value is looked for: the command line, the environment, the folder of credentials, the files named
+with `--env-file` or in `HX_ENV_FILE` (separated by `:`), the default. The files hold lines like `NAME=value`; nothing
+in them is expanded. One that is named after a `-` in `HX_ENV_FILE` may be missing, or closed to the gateway.
+
+The folder of credentials is `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with `LoadCredential=` and a
+container can. A file in it is a value, and its name the variable: `PG_URL`, say.
+
+A file that holds a secret and that everybody on the machine may read or write stops the start: `chmod 640` it.
 
 Booleans are `true` or `false`; `on`, `off`, `yes`, `no`, `1` and `0` mean the same. Lists are separated by commas.
 """
