@@ -18,7 +18,7 @@ SHOWN = 5
 CLONE = Path(__file__).resolve().parents[3]
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
 _LOCKED = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
-_CLAUSE = re.compile(r"(==|!=|>=|<=|~=|>|<)\s*(\S+)")
+_CLAUSE = re.compile(r"(==|!=|>=|<=|~=|>|<)\s*([^\s,]+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ async def examine_litellm(around: Surroundings) -> list[Finding]:
     found = [*unread, *unusable, *found]
     if installed is None:
         return [*found, *_without_environment(told, wanted)]
-    return [*found, judge_litellm(installed), *judge_langfuse(installed, wanted)]
+    return [*found, judge_litellm(installed), *_judge_running(installed, told), *judge_langfuse(installed, wanted)]
 
 
 async def _environment(around: Surroundings, unit: CoreUnit) -> tuple[list[Finding], Environment | None]:
@@ -134,7 +134,7 @@ async def _environment(around: Surroundings, unit: CoreUnit) -> tuple[list[Findi
     if python is None:
         return [], None
     if named is None and not is_safe_to_run(python):
-        detail = f"{python} is not run: others than root could have put it there"
+        detail = f"{python} is not run: another account than root and ours could have changed it"
         return [note(Subject.LITELLM, detail, f"Name it yourself: hx-gateway doctor --litellm-python {python}.")], None
     try:
         return [], Environment(python, await ask_python(python))
@@ -156,6 +156,15 @@ def judge_litellm(there: Environment) -> Finding:
     if there.installed.litellm is None:
         return problem(Subject.LITELLM, f"{there.python} has no litellm", _OTHER_PYTHON)
     return _known(there.installed.litellm, f"in {there.python}")
+
+
+def _judge_running(there: Environment, told: _Readiness | None) -> list[Finding]:
+    """Tell of a proxy that runs another version than the one that is installed."""
+    running = told.litellm_version if told is not None else None
+    if running is None or there.installed.litellm in (None, running):
+        return []
+    detail = f"the upstream runs {running}, and {there.python} has {there.installed.litellm}"
+    return [note(Subject.LITELLM, detail, "Restart LiteLLM, or name the Python that it runs with.")]
 
 
 def judge_langfuse(there: Environment, wanted: Wanted) -> list[Finding]:

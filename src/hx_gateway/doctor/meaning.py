@@ -68,7 +68,7 @@ def judge_collection(name: str, told: Any, dimensions: int) -> Finding:
     try:
         size, indexes = told["config"]["params"]["vectors"]["size"], told["payload_schema"]
         missing = sorted(field for field in INDEXES if field not in indexes)
-        tenant = indexes.get("tenant_id", {}).get("params", {}).get("is_tenant", False)
+        tenant = (indexes.get("tenant_id", {}).get("params") or {}).get("is_tenant", False)
     except (KeyError, TypeError, AttributeError):
         size, missing, tenant = None, [], True
     remedy = f"Delete the collection {name}: the gateway makes it anew, and what was in it is lost."

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from hx_gateway.access.admin_key import ADMIN_KEY_FILE
 from hx_gateway.access.peppers import PEPPER_FILE
 from hx_gateway.doctor.account import name_of
+from hx_gateway.doctor.embedded import cluster_folder
 from hx_gateway.doctor.findings import Finding, Subject, Surroundings, note, ok, problem
 from hx_gateway.settings import NOT_CONFIGURED, Settings, variables_of
 
@@ -38,7 +39,7 @@ def secret_files(around: Surroundings) -> Iterator[Path]:
     settings = around.settings
     yield around.data_dir / ADMIN_KEY_FILE
     yield settings.pepper_file or around.data_dir / PEPPER_FILE
-    yield around.data_dir / "postgres" / "credentials.json"
+    yield cluster_folder(around) / "credentials.json"
     if settings.tls_key is not None:
         yield settings.tls_key
     yield around.layout.at(around.layout.secrets)
@@ -50,7 +51,7 @@ def secret_files(around: Surroundings) -> Iterator[Path]:
 def private_folders(around: Surroundings) -> Iterator[Path]:
     """Yield the folders that the gateway makes for itself alone, whether they are there or not."""
     yield around.journal_dir
-    yield around.data_dir / "postgres" / "cluster"
+    yield cluster_folder(around) / "cluster"
 
 
 def holds_secret(path: Path) -> bool:
@@ -84,12 +85,16 @@ def _data_directory(around: Surroundings) -> list[Finding]:
         return [_unusable(folder, error.strerror or "not accessible")]
     if not stat.S_ISDIR(status.st_mode):
         return [_unusable(folder, "not a folder")]
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    if not _may(folder, os.R_OK | os.W_OK | os.X_OK):
         return [_unusable(folder, f"{name_of(status.st_uid)}'s, and not writable by {name_of(os.geteuid())}")]
     if status.st_mode & stat.S_IWOTH:
         detail = f"{folder} is writable by everybody: others could put keys there"
         return [problem(Subject.DATA_DIRECTORY, detail, f"chmod o-w {folder}, or set HX_DATA_DIR to another one.")]
     return [ok(Subject.DATA_DIRECTORY, str(folder))]
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _unusable(folder: Path, why: str) -> Finding:
@@ -105,7 +110,7 @@ def _file(path: Path) -> list[Finding]:
     if mode & OTHERS_MAY:
         detail = f"{path} holds secrets and is open to others ({stat.filemode(mode)})"
         return [problem(Subject.PERMISSIONS, detail, f"chmod o-rwx,g-w {path}, and change what was in it.")]
-    if not os.access(path, os.R_OK):
+    if not _may(path, os.R_OK):
         detail = f"{path} cannot be read by {name_of(os.geteuid())}"
         return [problem(Subject.PERMISSIONS, detail, f"chown it, or give the account its group: chgrp GROUP {path}.")]
     return []
