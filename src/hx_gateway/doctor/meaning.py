@@ -47,10 +47,8 @@ async def examine_meaning(around: Surroundings) -> list[Finding]:
             return [ok(Subject.MEANING, "off: no HX_CACHE_EMBEDDING_MODEL")]
         remedy = "Set HX_CACHE_EMBEDDING_MODEL, or HX_CACHE to another mode."
         return [problem(Subject.MEANING, "it is asked for and has no embedding model; the start is refused", remedy)]
-    if model.startswith(FASTEMBED):
-        found, space = _look_at_fastembed(around, model), None
-    else:
-        found, space = await _look_at_embedder(around, model)
+    unasked = _unasked(around, model)
+    found, space = ([unasked], None) if unasked is not None else await _look_at_embedder(around, model)
     return [*found, *await _look_at_store(around, space)]
 
 
@@ -107,7 +105,10 @@ async def _look_at_embedder(around: Surroundings, model: str) -> tuple[list[Find
     try:
         dimensions, seconds = await _timed(embedder)
     except EmbeddingFailed as error:
-        remedy = "Set HX_CACHE_EMBEDDING_MODEL to an embedding model that is served here, and see that it answers."
+        remedy = (
+            "Set HX_CACHE_EMBEDDING_MODEL to an embedding model that is served here, and see that it answers; "
+            "one of fastembed needs its files in HX_CACHE_EMBEDDING_FOLDER."
+        )
         return [problem(Subject.MEANING, f"{model} gives no vector: {error}", remedy)], None
     finally:
         await embedder.close()
@@ -128,21 +129,17 @@ async def _timed(embedder: Embedder) -> tuple[int, float]:
     return dimensions or 0, quickest
 
 
-def _look_at_fastembed(around: Surroundings, model: str) -> list[Finding]:
-    """Look whether it could be loaded: to load it may download it, which is the gateway's to do."""
-    folder = around.settings.cache_embedding_folder
+def _unasked(around: Surroundings, model: str) -> Finding | None:
+    """Return why a model is not asked: it is not installed, or it would be downloaded, which is the gateway's to do."""
+    if not model.startswith(FASTEMBED):
+        return None
     if not is_installed():
         detail = f"{model} needs fastembed, which is not installed; the start is refused"
-        return [problem(Subject.MEANING, detail, "pip install 'hx-gateway[fastembed]'")]
-    if folder is None:
+        return problem(Subject.MEANING, detail, "pip install 'hx-gateway[fastembed]'")
+    if around.settings.cache_embedding_folder is None:
         detail = f"{model} in this process, downloaded by the first start that needs it"
-        return [note(Subject.MEANING, detail, "Set HX_CACHE_EMBEDDING_FOLDER where there is no way out.")]
-    if not any(folder.glob("**/*.onnx")):
-        detail = f"{folder} holds no model (*.onnx)"
-        return [
-            problem(Subject.MEANING, detail, f"Put the files of {model} there, or unset HX_CACHE_EMBEDDING_FOLDER.")
-        ]
-    return [ok(Subject.MEANING, f"{model} in this process, from {folder}")]
+        return note(Subject.MEANING, detail, "Set HX_CACHE_EMBEDDING_FOLDER where there is no way out.")
+    return None
 
 
 async def _look_at_store(around: Surroundings, space: Space | None) -> list[Finding]:

@@ -133,16 +133,15 @@ async def test_an_embedder_that_fails_or_is_not_served_is_a_problem() -> None:
     assert found.detail.startswith("unheard-of gives no vector")
 
 
-async def test_a_model_of_fastembed_needs_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = {"HX_CACHE_EMBEDDING_MODEL": "fastembed/made-up", "HX_CACHE_EMBEDDING_FOLDER": str(tmp_path)}
-    for there in (False, True):
-        monkeypatch.setattr("hx_gateway.doctor.meaning.is_installed", lambda there=there: there)
-        found = (await examine_meaning(around(given)))[0]
-        assert found.state == "problem"
-        assert ("holds no model" if there else "is not installed") in found.detail
-    (tmp_path / "model.onnx").touch()
-    assert (await examine_meaning(around(given)))[0].state == "ok"
-    assert (await examine_meaning(around({"HX_CACHE_EMBEDDING_MODEL": "fastembed/made-up"})))[0].state == "note"
+async def test_a_model_of_fastembed_needs_the_package_and_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = {"HX_CACHE_EMBEDDING_MODEL": "fastembed/minishlab/potion-base-8M"}
+    assert states(await examine_meaning(around(model)))[0] == "note"
+    found = (await examine_meaning(around(model, {"HX_CACHE_EMBEDDING_FOLDER": str(tmp_path)})))[0]
+    assert (found.state, "gives no vector" in found.detail) == ("problem", True)
+    monkeypatch.setattr("hx_gateway.doctor.meaning.is_installed", lambda: False)
+    assert "is not installed" in (await examine_meaning(around(model)))[0].detail
 
 
 # Its stores

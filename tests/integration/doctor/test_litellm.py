@@ -41,10 +41,10 @@ def install(root: Path, source: str = "", **versions: str) -> Path:
     for old in site.glob("*.dist-info/METADATA"):
         old.unlink()
         old.parent.rmdir()
-    for name, version in versions.items():
-        folder = site / f"{name}-{version}.dist-info"
+    for name, number in versions.items():
+        folder = site / f"{name}-{number}.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
     module = site / "litellm/integrations/langfuse/langfuse.py"
     module.parent.mkdir(parents=True, exist_ok=True)
     module.write_text(source)
