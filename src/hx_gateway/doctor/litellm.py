@@ -29,6 +29,10 @@ CALLBACK_KEYS = ("success_callback", "failure_callback", "callbacks")
 LANGFUSE, LANGFUSE_OTEL = "langfuse", "langfuse_otel"
 # Of a LiteLLM that passes `sdk_integration`: what its own tests were run with, and the first one without it.
 BOUNDS_OF_INTEGRATION = ("2.45", "3")
+# A running proxy tells the classes that it made of these callbacks.
+CLASSES = {"LangfusePromptManagement": LANGFUSE, "LangfuseOtelLogger": LANGFUSE_OTEL}
+# Of 1.108, for its master key, and of older ones, for anybody.
+READINESS_PATHS = ("/health/readiness/details", "/health/readiness")
 _OTHER_PYTHON = "Let --litellm-python name the Python that LiteLLM runs with."
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 # Run by LiteLLM's own Python, with nothing of LiteLLM's imported.
@@ -98,7 +102,7 @@ class Environment:
 
 
 class _Readiness(msgspec.Struct):
-    """What ``GET /health/readiness`` of a proxy says of itself."""
+    """What a proxy says of itself at one of :data:`READINESS_PATHS`."""
 
     litellm_version: str | None = None
     success_callbacks: list[str] = []
@@ -228,7 +232,7 @@ def _wanted(around: Surroundings, unit: CoreUnit, told: _Readiness | None) -> tu
     layout = around.layout
     places = (unit.config, layout.at(layout.config), around.settings.model_config_file)
     path = around.litellm_config or next((place for place in places if place is not None and place.is_file()), None)
-    running = frozenset(told.success_callbacks if told is not None else ())
+    running = frozenset(CLASSES.get(name, name) for name in (told.success_callbacks if told is not None else ()))
     if path is None:
         return [], Wanted(running, "the upstream")
     try:
@@ -254,8 +258,13 @@ async def _told_by_upstream(around: Surroundings) -> _Readiness | None:
     base = around.settings.litellm_base_url
     if base is None:
         return None
+    answers = await asyncio.gather(*(_readiness(around, base, path) for path in READINESS_PATHS))
+    return next((answer for answer in answers if answer is not None and answer.litellm_version is not None), None)
+
+
+async def _readiness(around: Surroundings, base: str, path: str) -> _Readiness | None:
     try:
-        _, body = await ask_upstream(around, base, "/health/readiness")
+        _, body = await ask_upstream(around, base, path)
         return msgspec.json.decode(body, type=_Readiness)
     except (UpstreamError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from hx_gateway.doctor.core_unit import CoreUnit, is_safe_to_run, read_core_unit
 from hx_gateway.doctor.findings import Finding, Surroundings
-from hx_gateway.doctor.litellm import Installed, ask_python, callbacks_of, examine_litellm
+from hx_gateway.doctor.litellm import READINESS_PATHS, Installed, ask_python, callbacks_of, examine_litellm
 from hx_gateway.doctor.programs import ProgramFailed, output_of
 from hx_gateway.settings import Settings
 from hx_gateway.wiring.layout import Layout
@@ -72,7 +72,7 @@ def at(subject: str, findings: list[Finding]) -> list[tuple[str, str]]:
 
 
 @asynccontextmanager
-async def proxy(answer: object) -> AsyncIterator[str]:
+async def proxy(answer: object, path: str = READINESS_PATHS[0]) -> AsyncIterator[str]:
     """Serve what a LiteLLM proxy says of itself."""
 
     async def readiness(request: web.Request) -> web.Response:
@@ -80,7 +80,7 @@ async def proxy(answer: object) -> AsyncIterator[str]:
         return web.json_response(answer)
 
     app = web.Application()
-    app.router.add_get("/health/readiness", readiness)
+    app.router.add_get(path, readiness)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -232,8 +232,17 @@ async def test_a_configuration_that_cannot_be_read_is_a_problem_without_its_valu
 # The running proxy
 
 
-async def test_the_proxy_tells_its_version_and_its_callbacks(tmp_path: Path) -> None:
-    async with proxy({"litellm_version": "1.74.15", "success_callbacks": ["langfuse"], "db": "connected"}) as base:
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (READINESS_PATHS[0], "LangfusePromptManagement"),
+        (READINESS_PATHS[1], "langfuse"),
+        (READINESS_PATHS[1], "LangfuseOtelLogger"),
+    ],
+)
+async def test_the_proxy_tells_its_version_and_its_callbacks(tmp_path: Path, path: str, told: str) -> None:
+    answer = {"litellm_version": "1.74.15", "success_callbacks": ["ServiceLogging", told], "db": "connected"}
+    async with proxy(answer, path) as base:
         found = await examine_litellm(around(tmp_path, base=base))
     assert [state for state, _ in at("LiteLLM", found)] == ["note"]
     assert at("LiteLLM", found)[0][1].startswith("1.74.15 says the upstream; ")
