@@ -1,7 +1,7 @@
 """LiteLLM beside the gateway: its version, and whether its Langfuse callback finds a ``langfuse`` that it can use.
 
 What a LiteLLM needs is read from its own source, which is not the same from one to the next. That of 1.108 names a
-range (``MINIMUM_LANGFUSE_VERSION`` to ``UNSUPPORTED_LANGFUSE_VERSION``, 4.7 to 5) and refuses to log beyond it. That of
+range (``MINIMUM_LANGFUSE_VERSION`` to ``UNSUPPORTED_LANGFUSE_VERSION``, 4.7 to 5) and does not start beyond it. That of
 1.74 passes ``sdk_integration`` to ``Langfuse``, which takes it up to 2 and raises ``TypeError`` from 3 on.
 """
 
@@ -83,6 +83,11 @@ class Installed(msgspec.Struct, frozen=True):
     def needed(self) -> str:
         """:attr:`bounds` as pip writes them."""
         return ">={},<{}".format(*self.bounds) if self.bounds is not None else ""
+
+    @property
+    def consequence(self) -> str:
+        """What becomes of a callback without a ``langfuse`` that it works with."""
+        return "LiteLLM does not start" if self.oldest is not None else "nothing is logged there"
 
     @property
     def is_a_pair(self) -> bool:
@@ -195,13 +200,13 @@ def _judge_pair(there: Environment, wanted: Wanted) -> Finding:
     installed = there.installed
     pair = f"litellm {installed.litellm} with langfuse {installed.langfuse}"
     if installed.langfuse is None:
-        detail = f"{wanted.by} asks for {LANGFUSE}, which is not installed: nothing is logged there"
+        detail = f"{wanted.by} asks for {LANGFUSE}, which is not installed: {installed.consequence}"
         return problem(Subject.LANGFUSE, detail, _install(there))
     if installed.bounds is None:
         detail = f"{pair}: what this litellm needs is not known"
         return note(Subject.LANGFUSE, detail, "See in Langfuse that calls arrive.")
     if not installed.is_a_pair:
-        detail = f"{pair} does not work: it needs {installed.needed}, and nothing is logged there"
+        detail = f"{pair} does not work, it needs {installed.needed}: {installed.consequence}"
         return problem(Subject.LANGFUSE, detail, _install(there))
     return ok(Subject.LANGFUSE, pair)
 

@@ -23,6 +23,7 @@ from hx_gateway.wiring.litellm_config import LITELLM_VERSION
 # As these versions have it in litellm/integrations/langfuse/langfuse.py.
 OF_1_74 = 'if Version(self.langfuse_sdk_version) >= Version("2.6.0"):\n    parameters["sdk_integration"] = "litellm"\n'
 OF_1_108 = 'MINIMUM_LANGFUSE_VERSION: Final = "4.7"\nUNSUPPORTED_LANGFUSE_VERSION: Final = "5"\n'
+OTEL = "LangfuseOtelLogger"
 UNIT = "etc/systemd/system/hx-litellm-gateway.service"
 LANGFUSE_CONFIG = "litellm_settings:\n  success_callback: [langfuse]  # shared\n"
 
@@ -97,10 +98,10 @@ async def proxy(answer: object, path: str = READINESS_PATHS[0]) -> AsyncIterator
     ("source", "litellm", "langfuse", "state", "said"),
     [
         (OF_1_74, "1.74.15", "2.60.10", "ok", "litellm 1.74.15 with langfuse 2.60.10"),
-        (OF_1_74, "1.74.15", "3.15.0", "problem", "does not work: it needs >=2.45,<3"),
+        (OF_1_74, "1.74.15", "3.15.0", "problem", "does not work, it needs >=2.45,<3: nothing is logged there"),
         (OF_1_108, "1.108.7", "4.18.0", "ok", "litellm 1.108.7 with langfuse 4.18.0"),
-        (OF_1_108, "1.108.7", "2.60.10", "problem", "does not work: it needs >=4.7,<5"),
-        (OF_1_108, "1.108.7", "5.0.0rc1", "problem", "does not work: it needs >=4.7,<5"),
+        (OF_1_108, "1.108.7", "2.60.10", "problem", "does not work, it needs >=4.7,<5: LiteLLM does not start"),
+        (OF_1_108, "1.108.7", "5.0.0rc1", "problem", "does not work, it needs >=4.7,<5: LiteLLM does not start"),
         ("", "1.200.0", "4.18.0", "note", "what this litellm needs is not known"),
     ],
 )
@@ -114,7 +115,7 @@ async def test_a_pair_is_judged_by_what_that_litellm_passes(
     assert there == state
     assert said in detail
     if state == "problem":
-        needed = said.rpartition(" ")[2]
+        needed = said.partition("needs ")[2].partition(":")[0]
         remedy = f"{python} -m pip install 'langfuse{needed}', then restart LiteLLM."
         assert [finding.remedy for finding in found if finding.subject == "Langfuse"] == [remedy]
 
