@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from functools import partial
 
 from hx_gateway.doctor.account import examine_account
 from hx_gateway.doctor.cache import examine_cache
@@ -20,6 +19,7 @@ from hx_gateway.doctor.permissions import examine_permissions
 from hx_gateway.doctor.postgres import examine_postgres
 from hx_gateway.doctor.qdrant import examine_qdrant
 from hx_gateway.doctor.redis import examine_redis
+from hx_gateway.doctor.threads import in_thread
 from hx_gateway.doctor.upstream import examine_models, examine_tls, examine_upstream
 from hx_gateway.doctor.versions import examine_versions
 from hx_gateway.settings import LoadedSettings
@@ -57,7 +57,7 @@ async def examine(loaded: LoadedSettings, around: Surroundings | None = None) ->
     """Look at everything, each within :data:`CHECK_SECONDS`. ``around`` is made of the settings unless given."""
     around = around or Surroundings(settings=loaded.settings)
     looks = [
-        *(bounded(subject, in_thread(look, around)) for subject, look in HOST_LOOKS),
+        *(bounded(subject, in_thread(partial(look, around))) for subject, look in HOST_LOOKS),
         *(bounded(subject, look(around)) for subject, look in NETWORK_LOOKS),
     ]
     found = await asyncio.gather(*looks)
@@ -72,30 +72,3 @@ async def bounded(subject: Subject, look: Awaitable[list[Finding]], seconds: flo
             return await look
     except TimeoutError:
         return [problem(subject, f"no answer within {seconds:g} s", "See whether it hangs.")]
-
-
-async def in_thread(look: Look, around: Surroundings) -> list[Finding]:
-    """Look in a thread that nobody waits for at the end: one that hangs on a dead disk does not hold up the rest."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[list[Finding]] = loop.create_future()
-
-    def settle(found: list[Finding] | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(found or [])
-
-    def run() -> None:
-        found, failure = None, None
-        try:
-            found = look(around)
-        except BaseException as error:  # noqa: BLE001 - handed to who awaits it
-            failure = error
-        # The loop may be gone by then.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, found, failure)
-
-    threading.Thread(target=run, name=f"doctor-{look.__name__}", daemon=True).start()
-    return await result

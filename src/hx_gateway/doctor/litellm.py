@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import msgspec
 from hx_gateway.doctor.core_unit import CoreUnit, is_safe_to_run, read_core_unit
 from hx_gateway.doctor.findings import Finding, Subject, Surroundings, note, ok, problem
 from hx_gateway.doctor.programs import ProgramFailed, output_of
+from hx_gateway.doctor.threads import in_thread
 from hx_gateway.doctor.upstream import ask_upstream
 from hx_gateway.doctor.versions import release_of
 from hx_gateway.services.upstream.base import UpstreamError
@@ -124,12 +126,12 @@ class Wanted:
 async def examine_litellm(around: Surroundings) -> list[Finding]:
     """Look at the running proxy, at LiteLLM's environment, and at what its configuration asks for."""
     try:
-        unit, unread = read_core_unit(around.layout), []
+        unit, unread = await in_thread(partial(read_core_unit, around.layout)), []
     except OSError as error:
         unit = CoreUnit()
         unread = [note(Subject.LITELLM, f"its unit cannot be read: {error}", "Name --litellm-python yourself.")]
     told, (found, installed) = await asyncio.gather(_told_by_upstream(around), _environment(around, unit))
-    unusable, wanted = _wanted(around, unit, told)
+    unusable, wanted = await in_thread(partial(_wanted, around, unit, told))
     found = [*unread, *unusable, *found]
     if installed is None:
         return [*found, *_without_environment(told, wanted)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from hx_gateway.answering import Comparer, cache_defaults, embedder_of
@@ -19,6 +20,7 @@ from hx_gateway.doctor.embedded import postgres_url
 from hx_gateway.doctor.findings import Finding, Subject, Surroundings, note, ok, problem
 from hx_gateway.doctor.postgres import AWAY
 from hx_gateway.doctor.qdrant import qdrant_of
+from hx_gateway.doctor.threads import in_thread
 from hx_gateway.services.base import DependencyError
 from hx_gateway.services.dsn import DsnError
 from hx_gateway.services.postgres import PostgresService
@@ -149,7 +151,7 @@ async def _look_at_store(around: Surroundings, space: Space | None) -> list[Find
             return await _look_at_qdrant(qdrant, space)
         finally:
             await qdrant.close()
-    url = postgres_url(around)
+    url = await in_thread(partial(postgres_url, around))
     if url is not None:
         return await _look_at_postgres(url)
     if around.settings.pg_url is None and around.settings.embedded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hx_gateway.db.row_security import exempt_role
@@ -10,6 +11,7 @@ from hx_gateway.doctor.embedded import find_cluster
 from hx_gateway.doctor.findings import Finding, Subject, Surroundings, note, ok, problem, unreachable
 from hx_gateway.doctor.pools import judge_pools
 from hx_gateway.doctor.schema import examine_partitions, examine_schema
+from hx_gateway.doctor.threads import in_thread
 from hx_gateway.doctor.versions import judge_server
 from hx_gateway.migrations.runner import DRIVER_ERRORS
 from hx_gateway.services.base import DependencyError
@@ -39,7 +41,7 @@ async def examine_postgres(around: Surroundings) -> list[Finding]:
 
 async def _examine_embedded(around: Surroundings) -> list[Finding]:
     try:
-        cluster = find_cluster(around)
+        cluster = await in_thread(partial(find_cluster, around))
     except EmbeddedError as error:
         return [problem(Subject.POSTGRES, str(error), "Set PG_URL.")]
     if cluster.files not in (None, cluster.programs):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from hx_gateway.doctor.clock import difference, judge_difference
 from hx_gateway.doctor.embedded import server_version, valkey_url
 from hx_gateway.doctor.findings import Finding, Subject, Surroundings, note, ok, problem, unreachable
+from hx_gateway.doctor.threads import in_thread
 from hx_gateway.doctor.versions import judge_server
 from hx_gateway.services.base import DependencyError
 from hx_gateway.services.dsn import DsnError, place_of
@@ -30,7 +32,7 @@ async def examine_redis(around: Surroundings) -> list[Finding]:
         return await _examine_server(around, url)
     if settings.workers == 1:
         return [ok(Subject.REDIS, "not needed by one worker")]
-    own = valkey_url(around)
+    own = await in_thread(partial(valkey_url, around))
     if own is not None:
         return await _examine_server(around, own, "embedded")
     try:

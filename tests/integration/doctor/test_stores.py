@@ -14,11 +14,12 @@ from hx_gateway.db.partitions import ensure_partitions
 from hx_gateway.doctor.findings import Finding, Surroundings
 from hx_gateway.doctor.postgres import examine_postgres
 from hx_gateway.doctor.redis import examine_redis
+from hx_gateway.doctor.schema import TABLES
 from hx_gateway.migrations import runner
 from hx_gateway.services.redis_pipe import RedisPipe
 from hx_gateway.settings import Settings
 from tests.fixtures.servers import Servers
-from tests.integration.db.databases import fresh_database, ready_database, sql
+from tests.integration.db.databases import fresh_database, migrated_database, ready_database, sql
 
 
 def around(given: Mapping[str, str], *, ahead: float = 0.0) -> Surroundings:
@@ -113,7 +114,7 @@ async def test_a_newer_database_is_left_to_the_newer_program(spoilt: str) -> Non
     [
         ("DELETE FROM hx_gateway.alembic_version", "names no revision"),
         ("INSERT INTO hx_gateway.alembic_version VALUES ('0001')", "several revisions: 0001, "),
-        ("DROP TABLE hx_gateway.audit_log CASCADE", "tables are missing: hx_gateway.audit_log"),
+        ("DROP TABLE hx_gateway.ledger_epoch CASCADE", "tables are missing: hx_gateway.ledger_epoch"),
         ("DROP TABLE agent_observability.trace_events CASCADE", "tables are missing: agent_observability.trace_events"),
     ],
 )
@@ -122,6 +123,16 @@ async def test_half_a_schema_is_a_problem(spoilt: str, statement: str, said: str
     found = only("schema", await examine_postgres(around({"PG_URL": spoilt})))
     assert found.state == "problem"
     assert said in found.detail
+
+
+async def test_the_tables_that_are_looked_for_are_those_that_the_migrations_make(servers: Servers) -> None:
+    with migrated_database(servers.postgres) as url:
+        listed = (
+            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('hx_gateway', 'hx_registry', "
+        )
+        there = set(sql(servers.postgres, f"{listed}'agent_observability')", url.rpartition("/")[2]).split())
+    expected = {f"{schema}.{name}" for schema, names in TABLES.items() for name in names}
+    assert expected == there - {"hx_gateway.alembic_version"}
 
 
 async def test_an_index_that_was_not_finished_is_named_with_the_command(spoilt: str) -> None:
