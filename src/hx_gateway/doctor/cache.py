@@ -30,9 +30,7 @@ def examine_cache(around: Surroundings) -> list[Finding]:
 
 
 def _mode(mode: CacheMode) -> str:
-    return (
-        "off unless a key, a model or a request's rule turns it on" if mode is CacheMode.OFF else f"mode {mode.value}"
-    )
+    return "off unless a key or a model turns it on" if mode is CacheMode.OFF else f"mode {mode.value}"
 
 
 def _place(around: Surroundings) -> str:

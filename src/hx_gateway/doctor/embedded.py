@@ -30,17 +30,17 @@ def find_cluster(around: Surroundings) -> Cluster:
     """Return our PostgreSQL. ``url`` is there while it runs. Raises ``EmbeddedError`` where it cannot run."""
     server_account()
     programs = find_installation().name.removeprefix(INSTALLATION.rstrip("0123456789"))
-    server = _postgres(around)
-    if server is None:
-        return Cluster(programs, None, None)
     try:
+        server = _postgres(around)
+        if server is None:
+            return Cluster(programs, None, None)
         files = (server.base / "cluster" / "PG_VERSION").read_text(encoding="ascii").strip()
         return Cluster(programs, files, server.url if server.is_ready() else None)
     except FileNotFoundError:
         return Cluster(programs, None, None)
     except OSError as error:
         raise EmbeddedError(
-            f"cannot look into {str(server.base)!r} ({error.strerror}): use its owner's account."
+            f"cannot look into {str(error.filename)!r} ({error.strerror}): look with its owner's account."
         ) from error
 
 

@@ -66,9 +66,11 @@ async def examine(loaded: LoadedSettings, around: Surroundings | None = None) ->
 
 
 async def bounded(subject: Subject, look: Awaitable[list[Finding]], seconds: float = CHECK_SECONDS) -> list[Finding]:
-    """Return what ``look`` finds, or that it found nothing in time."""
+    """Return what ``look`` finds, or that it was not done in time, or not let."""
     try:
         async with asyncio.timeout(seconds):
             return await look
     except TimeoutError:
         return [problem(subject, f"no answer within {seconds:g} s", "See whether it hangs.")]
+    except OSError as error:
+        return [problem(subject, f"it cannot be looked at: {error}", "Look with the account that may, or correct it.")]

@@ -79,7 +79,7 @@ async def embeddings(*, numbers: int = 3, status: int = 200, seconds: float = 0.
 @pytest.mark.parametrize(
     ("given", "state", "said"),
     [
-        ({}, "ok", "off unless a key, a model or a request's rule turns it on, in the process, 64 MiB"),
+        ({}, "ok", "off unless a key or a model turns it on, in the process, 64 MiB"),
         ({"HX_CACHE": "exact", "REDIS_URL": "redis://127.0.0.1:1"}, "ok", "mode exact, in Redis, 64 MiB a tenant"),
         ({"HX_CACHE": "exact", "HX_WORKERS": "2"}, "note", "each of 2 workers has its own"),
         ({"HX_CACHE_MAX_BYTES": "2048"}, "problem", "one answer may be larger than all"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,18 @@ async def test_our_postgresql_before_during_and_after_it_runs(data_dir: Path) ->
     (data_dir / "postgres" / "cluster" / "PG_VERSION").write_text("17\n")
     state, detail = said(await examine_postgres(here))["PostgreSQL"]
     assert (state, detail) == ("problem", "the embedded cluster is of PostgreSQL 17, its programs are of 18")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_a_folder_of_another_account_is_told_with_whom_to_look_as(data_dir: Path) -> None:
+    (data_dir / "postgres").mkdir()
+    data_dir.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        state, detail = said(await examine_postgres(around(data_dir)))["PostgreSQL"]
+    finally:
+        os.seteuid(0)
+    assert (state, "look with its owner's account" in detail) == ("problem", True)
 
 
 async def test_a_host_that_cannot_run_one_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,15 @@ async def test_what_a_look_raises_is_not_swallowed() -> None:
         await in_thread(lambda: 1 // 0)
 
 
+async def test_a_look_that_is_not_let_is_told() -> None:
+    def closed() -> list[Finding]:
+        raise PermissionError(13, "Permission denied", "/made/up")
+
+    found = only(await bounded(Subject.LITELLM, in_thread(closed)))
+    assert found.state == "problem"
+    assert "/made/up" in found.detail
+
+
 async def test_every_problem_has_a_remedy_and_a_warning_of_the_settings_is_one(tmp_path: Path) -> None:
     loaded = load_settings({**NO_STORES, "HX_DATA_DIR": str(tmp_path / "none"), "HX_WORKRES": "2"})
     found = await examine(loaded)
