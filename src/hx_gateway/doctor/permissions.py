@@ -60,17 +60,18 @@ def holds_secret(path: Path) -> bool:
         given = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError):
         return True
+    ours = _variables()
     return any(
-        value and value != NOT_CONFIGURED and (name in _secret_variables() or _SECRET_NAME.search(name))
+        value and value != NOT_CONFIGURED and ours.get(name, _SECRET_NAME.search(name) is not None)
         for name, value in given.items()
     )
 
 
-def _secret_variables() -> set[str]:
+def _variables() -> dict[str, bool]:
+    """Return our own variables, and whether what they hold is secret: a path to a key is not."""
     return {
-        variable
+        variable: field.annotation is SecretStr or SecretStr in get_args(field.annotation)
         for name, field in Settings.model_fields.items()
-        if field.annotation is SecretStr or SecretStr in get_args(field.annotation)
         for variable in variables_of(name)
     }
 

@@ -211,7 +211,8 @@ def test_files_and_folders_that_are_closed_are_fine(tmp_path: Path) -> None:
     write(tmp_path / "peppers.json", "{}", 0o640)
     (tmp_path / "journal").mkdir(mode=0o700)
     shared = write(tmp_path / "gateway.env", "HX_ADMIN_KEY=made-up-made-up\n", 0o640)
-    open_to_all = write(tmp_path / "gateway-wrapper.env", "HX_WORKERS=2\nQDRANT_API_KEY=\nPG_URL=none\n", 0o644)
+    plain = "HX_TLS_KEY=/etc/x.pem\nQDRANT_API_KEY=\nPG_URL=none\n"
+    open_to_all = write(tmp_path / "gateway-wrapper.env", plain, 0o644)
     found = examine_permissions(around(tmp_path, None, shared, open_to_all))
     assert told(found) == {"data directory": "ok", "permissions": "ok"}
 
