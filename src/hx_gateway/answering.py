@@ -57,7 +57,7 @@ class Answering:
         *,
         comparer: Comparer,
     ) -> None:
-        defaults = _defaults(settings, config)
+        defaults = cache_defaults(settings, config)
         self._by_meaning = _by_meaning(settings, metrics, stores, comparer)
         if defaults.mode is CacheMode.MEANING and self._by_meaning is None:
             raise SettingsError(
@@ -106,7 +106,7 @@ def _by_meaning(
     if model is None:
         return None
     return MeaningCache(
-        _embedder(model, settings, comparer),
+        embedder_of(model, settings, comparer),
         store,
         MeaningOptions(
             budget=settings.cache_meaning_budget_ms / 1000,
@@ -117,7 +117,7 @@ def _by_meaning(
     )
 
 
-def _embedder(model: str, settings: Settings, comparer: Comparer) -> Embedder:
+def embedder_of(model: str, settings: Settings, comparer: Comparer) -> Embedder:
     """Return what turns texts into vectors. Raises ``SettingsError`` for a package that is not there."""
     if not model.startswith(PREFIX):
         return UpstreamEmbedder(model, comparer.resolve, comparer.upstreams)
@@ -130,7 +130,8 @@ def _embedder(model: str, settings: Settings, comparer: Comparer) -> Embedder:
     return FastEmbedder(model.removeprefix(PREFIX), folder=settings.cache_embedding_folder, downloads=downloads)
 
 
-def _defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
+def cache_defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
+    """Return what holds where neither a key nor a request says anything: the settings', then the model file's."""
     of_file = (config.cache if config is not None else None) or CacheRule()
     return CacheDefaults(
         mode=CacheMode(settings.cache) if settings.cache is not None else of_file.mode or CacheMode.OFF,
