@@ -100,7 +100,7 @@ class Registering:
         self._pages = EgressGuard(replace(policy, max_bytes=PAGE_BYTES))
         sources = RegistrySource(self._pages)
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
-        self._gauge = ServiceGauge(database, metrics)
+        self._gauge = ServiceGauge(database, metrics, probing=self.prober is not None)
         self._public_tenant = settings.registry_public_tenant
         self.official = OfficialRegistry(
             transactions,
