@@ -186,6 +186,12 @@ class Metrics:
         self.budget_corrections = Counter(
             "hx_budget_corrections", "Counters of budgets that were set right.", registry=self.registry
         )
+        self.spend = Counter(
+            "hx_spend_nano",
+            "Nano-dollars that finished calls cost, where the price is known.",
+            ("model",),
+            registry=self.registry,
+        )
         self.budget_soft_limits = Counter(
             "hx_budget_soft_limits_crossed",
             "Windows of budgets that went over their soft limit, once a worker and window.",

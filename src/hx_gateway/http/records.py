@@ -89,6 +89,8 @@ class RequestMetrics:
         model = self._label(event.model)
         if event.error_code is not None and event.error_code.startswith(UPSTREAM_CODES):
             metrics.upstream_failures.labels(model, event.upstream or "", event.error_code).inc()
+        if event.cost_nano is not None:
+            metrics.spend.labels(model).inc(event.cost_nano)
         if event.upstream_seconds is not None:
             metrics.upstream_seconds.labels(model, event.upstream or "").observe(event.upstream_seconds)
         if event.first_byte_seconds is not None and event.stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hx_gateway.errors import HXError, UpstreamFailed
 from hx_gateway.events import Ending, RequestFinished
 from hx_gateway.http.records import UPSTREAM_CODES, RequestMetrics
@@ -40,6 +42,14 @@ def test_what_a_models_server_did_wrong_is_counted_and_nothing_else_is() -> None
     ]
     assert {sample.labels["model"]: sample.value for sample in counted} == {"big": 2, "other": 1}
     assert metrics.registry.get_sample_value("hx_upstream_failures_total", LABELS) == 2
+
+
+def test_what_calls_cost_adds_up() -> None:
+    metrics = Metrics()
+    sink = RequestMetrics(metrics, lambda model: model == "big")
+    for cost in (7, None, 5):
+        sink.emit(msgspec.structs.replace(finished(None), cost_nano=cost))
+    assert metrics.registry.get_sample_value("hx_spend_nano_total", {"model": "big"}) == 12
 
 
 def test_the_codes_that_blame_a_server_are_told_by_how_they_begin() -> None:
