@@ -232,6 +232,16 @@ def test_what_went_wrong_fires_and_says_what(watched: Watched) -> None:
     assert not re.search(r"no value|error calling|\{\{", told)
 
 
+def test_the_key_of_prometheus_reads_metrics_from_afar_and_nothing_else(watched: Watched) -> None:
+    key = watched.people.made("keys", admin_role="platform_admin", allowed_routes=["/metrics"])["key"]
+    afar = {"x-forwarded-for": "192.0.2.7"}
+    watched.people.gateway.wait_until(
+        lambda: watched.people.ask("GET", "/metrics", key=key, headers=afar).status == 200, 15
+    )
+    assert watched.people.ask("GET", "/metrics", key="", headers=afar).status == 401
+    assert watched.people.ask("GET", "/v1/keys", key=key, headers=afar).status == 403
+
+
 def test_what_is_well_does_not_fire(watched: Watched) -> None:
     names = {alert["labels"]["alertname"] for alert in watched.prometheus.get("alerts")["alerts"]}
     well = {"HxGatewayDown", "HxJournalFull", "HxJournalPaused", "HxJournalDamaged", "HxEventsLost", "HxProberBehind"}
