@@ -140,8 +140,8 @@ def _drawn(panel: Panel) -> dict[str, Any]:
     steps = [{"color": panel.base, "value": None}, *({"color": c, "value": v} for v, c in panel.thresholds)]
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
     if panel.values:
-        options = {str(value): {"text": text, "index": index} for index, (value, text) in enumerate(panel.values)}
-        defaults["mappings"] = [{"type": "value", "options": options}]
+        words = {str(value): {"text": text, "index": index} for index, (value, text) in enumerate(panel.values)}
+        defaults["mappings"] = [{"type": "value", "options": words}]
     options: dict[str, Any]
     if panel.kind == "stat":
         options = {

@@ -122,6 +122,13 @@ def test_provisioning_names_a_folder_and_a_datasource() -> None:
 # Alerts
 
 
+def promtool(*arguments: str | Path) -> str:
+    """Return what it says. Raises ``AssertionError`` with that if it finds something wrong."""
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @needs_prometheus
 def test_promtool_accepts_configuration_and_rules(tmp_path: Path) -> None:
     key = tmp_path / "hx-gateway.key"
@@ -130,21 +137,14 @@ def test_promtool_accepts_configuration_and_rules(tmp_path: Path) -> None:
     shipped = config["scrape_configs"][0]["authorization"]["credentials_file"]
     text = CONFIG.read_text().replace(shipped, str(key)).replace("rules/*.yml", f"{FOLDER}/rules/*.yml")
     (tmp_path / "prometheus.yml").write_text(text)
-    for arguments in (["config", tmp_path / "prometheus.yml"], ["rules", "--lint-fatal", *RULES]):
-        done = subprocess.run(["promtool", "check", *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        f"{len(RULES)} rule files found"
-        in subprocess.run(
-            ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, check=True
-        ).stdout
-    )
+    told = promtool("check", "config", tmp_path / "prometheus.yml")
+    assert f"{len(RULES)} rule files found" in told
+    promtool("check", "rules", "--lint-fatal", *RULES)
 
 
 @needs_prometheus
 def test_each_alert_fires_when_it_should_and_not_before() -> None:
-    done = subprocess.run(["promtool", "test", "rules", *RULE_TESTS], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", *RULE_TESTS)
 
 
 def test_each_alert_has_a_test_in_which_it_fires_and_does_not() -> None:
@@ -219,8 +219,9 @@ def test_commands_of_runbooks_have_the_options_that_they_are_given() -> None:
         if line.startswith("hx-gateway ")
     ]
     assert len(lines) > 30
+    program: Any = get_command(command_line)
     for line in lines:
-        command: Any = get_command(command_line)
+        command = program
         words = shlex.split(line)[1:]
         while words and hasattr(command, "commands"):
             command = command.commands[words.pop(0)]

@@ -53,6 +53,7 @@ def test_what_calls_cost_adds_up() -> None:
 
 
 def test_the_codes_that_blame_a_server_are_told_by_how_they_begin() -> None:
-    blaming = {kind.code for kind in (UpstreamFailed, *HXError.__subclasses__()) if kind.type == "upstream_error"}
+    kinds: list[type[HXError]] = [UpstreamFailed, *HXError.__subclasses__()]
+    blaming = {kind.code for kind in kinds if kind.type == "upstream_error"}
     assert blaming
     assert all(code.startswith(UPSTREAM_CODES) for code in blaming)
