@@ -166,6 +166,15 @@ def test_alerts_say_how_bad_what_and_where_to_read_on() -> None:
         assert alert["annotations"]["runbook_url"] == f"https://docs.example.org/runbooks/{name}.md"
 
 
+@pytest.mark.parametrize("name", sorted(alerts()))
+def test_an_alert_speaks_of_labels_that_its_series_have(name: str) -> None:
+    alert = alerts()[name]
+    labels = {label for selector in selectors(alert["expr"]) for label in SERIES.get(selector.metric, {"upstream"})}
+    kept = groupings(alert["expr"]) - {"le"} or labels | {"instance"}
+    spoken = set(re.findall(r"\$labels\.(\w+)", "".join(alert["annotations"].values())))
+    assert spoken <= kept
+
+
 # Runbooks
 
 
