@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from tests.acceptance.people import SCOPES, People, living
+from tests.contract.doc_pages import DOCS, blocks
 from tests.fixtures.foreign_registry import foreign_registry
 from tests.fixtures.gateway import Answer, free_port
 from tests.fixtures.monitoring import alerts, panels, recorded, selectors
@@ -210,6 +211,16 @@ def test_every_alert_looks_at_series_that_there_are(watched: Watched) -> None:
     missing = {each for each in asked if not watched.sees(each.metric + each.matchers)}
     assert {each.metric for each in missing} == NOT_BROUGHT_ABOUT
     assert {name for name in recorded() if not watched.sees(name)} == set()
+
+
+def test_prometheus_understands_every_query_of_a_runbook(watched: Watched) -> None:
+    texts = [path.read_text() for path in (DOCS / "runbooks").glob("Hx*.md")]
+    queries = {
+        line for text in texts for block in blocks(text) if not block.language for line in block.text.splitlines()
+    }
+    assert len(queries) > len(texts)
+    for query in queries:
+        watched.prometheus.query(query)
 
 
 def test_prometheus_evaluates_every_rule(watched: Watched) -> None:
