@@ -182,13 +182,17 @@ def allowed(name: str, field: FieldInfo) -> str:
 
 
 def _range(name: str, field: FieldInfo) -> str:
-    least = next((f"{rule.ge:g}" for rule in field.metadata if isinstance(rule, Ge)), None)
-    above = next((f"above {rule.gt:g}" for rule in field.metadata if isinstance(rule, Gt)), None)
-    most = next((f"{rule.le:g}" for rule in field.metadata if isinstance(rule, Le)), None)
+    least = next((_number(rule.ge) for rule in field.metadata if isinstance(rule, Ge)), None)
+    above = next((f"above {_number(rule.gt)}" for rule in field.metadata if isinstance(rule, Gt)), None)
+    most = next((_number(rule.le) for rule in field.metadata if isinstance(rule, Le)), None)
     unit = "seconds, " if SECONDS.search(name) and not str(field.description).startswith("Seconds") else ""
     if most is None:
         return unit + (above or f"{least} or more")
     return unit + (f"{above}, at most {most}" if above else f"{least} to {most}")
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _types(annotation: object) -> set[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
+from hx_gateway.cache.hot import HOT_BYTES, HotCache
 from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
 from hx_gateway.cache.meaning.embedding import Embedder
 from hx_gateway.cache.meaning.fastembed_embedder import PREFIX, FastEmbedder, is_installed
@@ -19,7 +20,7 @@ from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.memory import MemoryCache
 from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
 from hx_gateway.cache.redis_store import RedisCache
-from hx_gateway.cache.store import BUDGET_SECONDS, AnswerCache
+from hx_gateway.cache.store import AnswerCache
 from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
@@ -80,12 +81,13 @@ def _exact(settings: Settings, redis: DataService) -> AnswerCache:
     url = settings.redis_url.get_secret_value() if settings.redis_url is not None else NOT_CONFIGURED
     if url == NOT_CONFIGURED or not redis.configured:
         return MemoryCache(settings.cache_max_bytes)
-    return RedisCache(
-        RedisPipe(url, timeout=BUDGET_SECONDS),
+    shared = RedisCache(
         RedisPipe(url),
         max_bytes=settings.cache_max_bytes,
         healthy=lambda: redis.sample.healthy,
+        seconds=settings.cache_budget_ms / 1000,
     )
+    return HotCache(shared, max_bytes=min(HOT_BYTES, settings.cache_max_bytes))
 
 
 def _by_meaning(

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     cache_entry_max_bytes: int = Field(
         256 * 1024, alias="HX_CACHE_ENTRY_MAX_BYTES", ge=1, le=4 * 1024**2, description="Bytes of an answer, most."
     )
+    cache_budget_ms: int = Field(
+        30, alias="HX_CACHE_BUDGET_MS", ge=3, le=10_000, description="How long a look-up in Redis may take, in ms."
+    )
     cache_embedding_model: OptionalText = Field(
         None,
         alias="HX_CACHE_EMBEDDING_MODEL",
@@ -142,11 +145,7 @@ class Settings(BaseSettings):
         description="How long a request may wait for a look-up by meaning, in milliseconds.",
     )
     cache_meaning_entries: int = Field(
-        5000,
-        alias="HX_CACHE_MEANING_ENTRIES",
-        ge=10,
-        le=1_000_000,
-        description="Answers by meaning that are kept a tenant, and a tenth more.",
+        5000, alias="HX_CACHE_MEANING_ENTRIES", ge=10, le=1_000_000, description="Answers by meaning kept a tenant."
     )
 
     # Limits and spend

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from hx_gateway.cli.main import app as command_line
 from hx_gateway.telemetry import Metrics
 from tests.contract.doc_pages import DOCS, ROOT, blocks, read, rows, spans
 from tests.fixtures.gateway import ADMIN_KEY
@@ -217,25 +213,6 @@ def test_a_runbook_names_metrics_commands_and_log_events_that_there_are(name: st
     events = {spans(event)[0] for event, _, _ in rows(read("reference/log.md"), "| event | level | when |")}
     told = re.findall(r"log events? ((?:`\w+`(?:, | and )?)+)", text)
     assert {event for some in told for event in spans(some)} - events == set()
-
-
-def test_commands_of_runbooks_have_the_options_that_they_are_given() -> None:
-    lines = [
-        line
-        for path in [*PAGES_OF_ALERTS.values(), DOCS / "howto" / "monitor.md"]
-        for block in blocks(path.read_text())
-        for line in block.text.splitlines()
-        if line.startswith("hx-gateway ")
-    ]
-    assert len(lines) > 30
-    program: Any = get_command(command_line)
-    for line in lines:
-        command = program
-        words = shlex.split(line)[1:]
-        while words and hasattr(command, "commands"):
-            command = command.commands[words.pop(0)]
-        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 def test_no_two_runbooks_are_the_same_but_for_their_names() -> None:

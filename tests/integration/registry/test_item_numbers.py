@@ -131,6 +131,45 @@ async def test_samples_are_of_so_many_services_at_most(registry: Registry, monke
     assert numbers.required_services.unhealthy_count == 3
 
 
+async def test_counts_of_probes_are_what_those_of_some_come_to(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await registry.create(f"s{number}") for number in range(5)]
+    async with registry.open() as items:
+        for item in made:
+            await items.update_health_status(item.id, ServiceStatus.HEALTHY, response_time_ms=5.0)
+        await items.delete(made[0].id)
+        every = await items.get_service_statistics()
+        monkeypatch.setattr(item_numbers, "SAMPLED_PROBES", 2)
+        some = await items.get_service_statistics()
+    assert (every.success_count, every.failure_count, every.probes_counted_in) == (4, 0, 4)
+    assert (some.success_count, some.failure_count, some.probes_counted_in) == (4, 0, 2)
+    assert some.response_time_ms == every.response_time_ms
+
+
+async def test_stale_and_flapping_ones_are_counted_among_all_that_live(
+    registry: Registry, rival: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_numbers, "SAMPLED_PROBES", 1)
+    await rival.create("other")
+    made = [await registry.create(f"s{number}") for number in range(6)]
+    async with registry.open() as items:
+        limit = NOON - item_numbers.STALE_AFTER
+        await items.bulk_update_last_seen([made[1].id, made[5].id], at=limit - timedelta(seconds=1))
+        await items.bulk_update_last_seen([made[2].id], at=limit)
+        await items.bulk_update_last_seen([made[3].id], at=NOON)
+    async with registry.database.session(registry.tenant) as session:
+        flap = "UPDATE hx_registry.registry_health SET flapping = true WHERE item_id = ANY(:ids)"
+        await session.execute(text(flap), {"ids": [made[3].id, made[5].id]})
+    async with registry.open() as items:
+        everybody = await items.get_service_statistics()
+        await items.delete(made[5].id)
+        living = await items.get_service_statistics()
+    # Never seen: s0 and s4.
+    assert (everybody.stale, everybody.flapping) == (4, 2)
+    assert (living.stale, living.flapping) == (3, 1)
+
+
 async def test_what_is_counted_by_triggers_is_no_estimate(registry: Registry) -> None:
     await registry.create("a", priority="low")
     await registry.create("b", priority="high", is_enabled=False)
