@@ -97,7 +97,7 @@ class Registering:
         self._guard = EgressGuard(egress_policy(settings))
         sources = RegistrySource(self._guard.reading(PAGE_BYTES))
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
-        self._gauge = ServiceGauge(database, metrics)
+        self._gauge = ServiceGauge(database, metrics, probing=self.prober is not None)
         self._public_tenant = settings.registry_public_tenant
         self.official = OfficialRegistry(
             transactions,

@@ -14,7 +14,7 @@ from hx_gateway.registry.probing import SeriesMetric, series, slower_because
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.registry.service_gauge import ServiceGauge
 from hx_gateway.telemetry import Metrics
-from tests.integration.registry.registries import NOON, Registry, names
+from tests.integration.registry.registries import NOON, Registry, SetClock, names
 
 HOUR = timedelta(hours=1)
 _ADD = text("""
@@ -212,3 +212,26 @@ async def test_the_gauge_is_of_all_tenants_and_follows_what_is_gone(registry: Re
         await items.update((await items.get_multi()).items[0].id, {"priority": "low"})
     await gauge.read()
     assert metrics.registry.get_sample_value("hx_registry_services", labels) == 0
+
+
+async def test_the_gauge_tells_of_what_is_required_and_how_late_probes_are(registry: Registry) -> None:
+    metrics, clock = Metrics(), SetClock()
+    labels = {"status": "maintenance"}
+    await registry.create("mail", status=ServiceStatus.MAINTENANCE, is_required=True)
+    await registry.create("post", status=ServiceStatus.MAINTENANCE)
+    gauge = ServiceGauge(registry.database, metrics, clock=clock)
+
+    def value(name: str, labels: dict[str, str] | None = None) -> float | None:
+        return metrics.registry.get_sample_value(name, labels or {})
+
+    await gauge.read()
+    assert value("hx_registry_required_services", labels) == 1
+    on_time = value("hx_registry_checks_overdue_seconds")
+    assert on_time is not None
+    clock.time += HOUR
+    await gauge.read()
+    late = value("hx_registry_checks_overdue_seconds")
+    assert late is not None
+    assert late >= on_time + 3600 - 60
+    await ServiceGauge(registry.database, metrics, probing=False, clock=clock).read()
+    assert value("hx_registry_checks_overdue_seconds") == 0
