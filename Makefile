@@ -6,10 +6,12 @@ PY := $(VENV)/bin/python
 PARALLEL ?= -n 3 --no-loadscope-reorder
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
+DOCS_VENV := .state/docs
+DOCS_READY := $(DOCS_VENV)/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries bench-accounting bench-registry lock clean
+.PHONY: help run test test-long test-peers lint types format bench bench-events bench-queries bench-accounting bench-registry docs docs-serve lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,11 +53,17 @@ bench-accounting: $(DEV_READY) ## Measure what limits, budgets and spend records
 bench-registry: $(DEV_READY) ## Measure what is asked of 100,000 registered services; loads them the first time
 	@$(PY) -m benchmarks.registry $(BENCH)
 
+docs: $(DOCS_READY) ## Build the documentation site in site/; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
+
+docs-serve: $(DOCS_READY) ## Show the site on http://127.0.0.1:8000 while pages are edited
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs serve --strict
+
 lock: $(DEV_READY) ## Resolve the dependencies anew
 	@$(PY) scripts/lock.py
 
 clean: ## Remove environments and caches, not the data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache dist benchmarks/out
+	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .import_linter_cache dist benchmarks/out
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -76,3 +84,10 @@ $(DEV_READY): requirements-dev.lock pyproject.toml | $(PY)
 	@$(PY) -m pip install -q --require-hashes --only-binary :all: -r requirements-dev.lock
 	@$(PY) scripts/link_source.py
 	@touch $@ $(RUN_READY)
+
+# In an environment of its own: nothing that is tested depends on what makes the site.
+$(DOCS_READY): requirements-docs.lock | $(PY)
+	@echo "Installing the locked dependencies of the documentation site ..."
+	@$(PY) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install -q --require-hashes --only-binary :all: -r requirements-docs.lock
+	@touch $@

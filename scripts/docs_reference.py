@@ -65,8 +65,14 @@ Every setting is an environment variable, read once at the start. A bad value st
 it. A variable that begins with `HX_` or `WRAPPER_` and is not a setting is named in a warning, with the likeliest
 setting. `hx-gateway doctor` shows each setting in force and where it came from.
 
-The order in which a value is looked for: the command line, the environment, the files named in `HX_ENV_FILE` (separated
-by `:`) or with `--env-file`, the default. The files hold lines like `NAME=value`; nothing in them is expanded.
+The order in which a value is looked for: the command line, the environment, the folder of credentials, the files named
+with `--env-file` or in `HX_ENV_FILE` (separated by `:`), the default. The files hold lines like `NAME=value`; nothing
+in them is expanded. One that is named after a `-` in `HX_ENV_FILE` may be missing, or closed to the gateway.
+
+The folder of credentials is `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with `LoadCredential=` and a
+container can. A file in it is a value, and its name the variable: `PG_URL`, say.
+
+A file that holds a secret and that everybody on the machine may read or write stops the start: `chmod 640` it.
 
 Booleans are `true` or `false`; `on`, `off`, `yes`, `no`, `1` and `0` mean the same. Lists are separated by commas.
 """
@@ -182,13 +188,17 @@ def allowed(name: str, field: FieldInfo) -> str:
 
 
 def _range(name: str, field: FieldInfo) -> str:
-    least = next((f"{rule.ge:g}" for rule in field.metadata if isinstance(rule, Ge)), None)
-    above = next((f"above {rule.gt:g}" for rule in field.metadata if isinstance(rule, Gt)), None)
-    most = next((f"{rule.le:g}" for rule in field.metadata if isinstance(rule, Le)), None)
+    least = next((_number(rule.ge) for rule in field.metadata if isinstance(rule, Ge)), None)
+    above = next((f"above {_number(rule.gt)}" for rule in field.metadata if isinstance(rule, Gt)), None)
+    most = next((_number(rule.le) for rule in field.metadata if isinstance(rule, Le)), None)
     unit = "seconds, " if SECONDS.search(name) and not str(field.description).startswith("Seconds") else ""
     if most is None:
         return unit + (above or f"{least} or more")
     return unit + (f"{above}, at most {most}" if above else f"{least} to {most}")
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _types(annotation: object) -> set[Any]:

@@ -1,4 +1,4 @@
-"""Resolves the dependencies for every supported platform and writes both lock files, hashes included."""
+"""Resolves the dependencies for every supported platform and writes the lock files, hashes included."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ OPTIONS = (
 
 
 def main() -> None:
-    """Write ``requirements.lock`` and, constrained by it, ``requirements-dev.lock``. No index address is written."""
+    """Write ``requirements.lock``, ``-dev`` constrained by it, and ``-docs``. No index address is written."""
     uv = shutil.which("uv")
     if uv is None:
         sys.exit("uv is needed to resolve: pip install uv")
-    compile_ = (uv, "pip", "compile", *OPTIONS, "pyproject.toml")
-    subprocess.run((*compile_, "-o", "requirements.lock"), check=True, cwd=ROOT)
+    compile_ = (uv, "pip", "compile", *OPTIONS)
+    project = (*compile_, "pyproject.toml")
     dev = ("--group", "dev", "--all-extras", "-c", "requirements.lock", "-o", "requirements-dev.lock")
-    subprocess.run((*compile_, *dev), check=True, cwd=ROOT)
+    docs = ("--group", "pyproject.toml:docs", "-o", "requirements-docs.lock")
+    for command in ((*project, "-o", "requirements.lock"), (*project, *dev), (*compile_, *docs)):
+        subprocess.run(command, check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,7 @@ class Accounting:
         self._metrics.budget_drift.set(max(map(abs, self._drifts.values()), default=0))
 
     def _soft_limit_crossed(self, tenant_id: str, budget: Budget, window: str, spent_nano: int) -> None:
+        self._metrics.budget_soft_limits.inc()
         structlog.get_logger().warning(
             "budget_soft_limit", budget_id=budget.id, window=window, tenant=tenant_id, spent_nano=spent_nano
         )

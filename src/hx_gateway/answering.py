@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
+from hx_gateway.cache.hot import HOT_BYTES, HotCache
 from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
 from hx_gateway.cache.meaning.embedding import Embedder
 from hx_gateway.cache.meaning.fastembed_embedder import PREFIX, FastEmbedder, is_installed
@@ -19,7 +20,7 @@ from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.memory import MemoryCache
 from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
 from hx_gateway.cache.redis_store import RedisCache
-from hx_gateway.cache.store import BUDGET_SECONDS, AnswerCache
+from hx_gateway.cache.store import AnswerCache
 from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
 from hx_gateway.gateway.model_config import ModelConfig
 from hx_gateway.pipeline.caching import AnswerCaching, CacheCounts, CachingOptions, Outcome
@@ -56,7 +57,7 @@ class Answering:
         *,
         comparer: Comparer,
     ) -> None:
-        defaults = _defaults(settings, config)
+        defaults = cache_defaults(settings, config)
         self._by_meaning = _by_meaning(settings, metrics, stores, comparer)
         if defaults.mode is CacheMode.MEANING and self._by_meaning is None:
             raise SettingsError(
@@ -80,12 +81,13 @@ def _exact(settings: Settings, redis: DataService) -> AnswerCache:
     url = settings.redis_url.get_secret_value() if settings.redis_url is not None else NOT_CONFIGURED
     if url == NOT_CONFIGURED or not redis.configured:
         return MemoryCache(settings.cache_max_bytes)
-    return RedisCache(
-        RedisPipe(url, timeout=BUDGET_SECONDS),
+    shared = RedisCache(
         RedisPipe(url),
         max_bytes=settings.cache_max_bytes,
         healthy=lambda: redis.sample.healthy,
+        seconds=settings.cache_budget_ms / 1000,
     )
+    return HotCache(shared, max_bytes=min(HOT_BYTES, settings.cache_max_bytes))
 
 
 def _by_meaning(
@@ -104,7 +106,7 @@ def _by_meaning(
     if model is None:
         return None
     return MeaningCache(
-        _embedder(model, settings, comparer),
+        embedder_of(model, settings, comparer),
         store,
         MeaningOptions(
             budget=settings.cache_meaning_budget_ms / 1000,
@@ -115,7 +117,7 @@ def _by_meaning(
     )
 
 
-def _embedder(model: str, settings: Settings, comparer: Comparer) -> Embedder:
+def embedder_of(model: str, settings: Settings, comparer: Comparer) -> Embedder:
     """Return what turns texts into vectors. Raises ``SettingsError`` for a package that is not there."""
     if not model.startswith(PREFIX):
         return UpstreamEmbedder(model, comparer.resolve, comparer.upstreams)
@@ -128,7 +130,8 @@ def _embedder(model: str, settings: Settings, comparer: Comparer) -> Embedder:
     return FastEmbedder(model.removeprefix(PREFIX), folder=settings.cache_embedding_folder, downloads=downloads)
 
 
-def _defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
+def cache_defaults(settings: Settings, config: ModelConfig | None) -> CacheDefaults:
+    """Return what holds where neither a key nor a request says anything: the settings', then the model file's."""
     of_file = (config.cache if config is not None else None) or CacheRule()
     return CacheDefaults(
         mode=CacheMode(settings.cache) if settings.cache is not None else of_file.mode or CacheMode.OFF,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
 
+from hx_gateway.kit.loop_lag import watch_loop_lag
+from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.services.absent import AbsentService
 from hx_gateway.services.base import DataService, HealthSample
 from hx_gateway.services.health import HealthSampler
@@ -59,6 +63,9 @@ async def open_services(
     metrics: Metrics,
 ) -> None:
     """Open everything on ``stack``. A store that is away does not stop the start: it heals later."""
+    metrics.process_started.set(time.time())
+    watching = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds.observe))
+    stack.push_async_callback(end_tasks, [watching])
     for upstream in _distinct(upstreams.values()):
         stack.push_async_callback(upstream.close)
     services = tuple(stores.by_key().values())

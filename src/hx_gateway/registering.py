@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -95,12 +94,10 @@ class Registering:
         )
         self._metrics, self._export = metrics, export
         transactions = Transactions(database, audit_key=audit_key, announce=self._announce, observe=self._observe)
-        policy = egress_policy(settings)
-        self._guard = EgressGuard(policy)
-        self._pages = EgressGuard(replace(policy, max_bytes=PAGE_BYTES))
-        sources = RegistrySource(self._pages)
+        self._guard = EgressGuard(egress_policy(settings))
+        sources = RegistrySource(self._guard.reading(PAGE_BYTES))
         self.prober = _prober(settings, transactions, self._guard, metrics) if settings.registry_probing else None
-        self._gauge = ServiceGauge(database, metrics)
+        self._gauge = ServiceGauge(database, metrics, probing=self.prober is not None)
         self._public_tenant = settings.registry_public_tenant
         self.official = OfficialRegistry(
             transactions,
@@ -153,7 +150,6 @@ class Registering:
         stack.push_async_callback(listener.close)
         stack.push_async_callback(self.hot.aclose)
         stack.callback(self._guard.close)
-        stack.callback(self._pages.close)
         self.sync.start()
         stack.push_async_callback(self.sync.aclose)
         self._gauge.start()

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hx_gateway.setting_sources import database_from_parts, misspelt
+from hx_gateway.setting_sources import ENV_FILE_VARIABLE, SourceProblem, database_from_parts, misspelt, read_layers
 from hx_gateway.setting_values import OptionalPath, OptionalSecret, OptionalText, Words, check_address, check_admin_key
 
 NOT_CONFIGURED = "none"
 GUARDED_PREFIXES = ("/v1/keys", "/v1/api_keys", "/v1/teams", "/v1/users", "/v1/tenants")
-ENV_FILE_VARIABLE = "HX_ENV_FILE"
 # Variables of ours that something other than this class reads.
 OTHER_VARIABLES = frozenset({ENV_FILE_VARIABLE})
 
@@ -121,6 +119,9 @@ class Settings(BaseSettings):
     cache_entry_max_bytes: int = Field(
         256 * 1024, alias="HX_CACHE_ENTRY_MAX_BYTES", ge=1, le=4 * 1024**2, description="Bytes of an answer, most."
     )
+    cache_budget_ms: int = Field(
+        30, alias="HX_CACHE_BUDGET_MS", ge=3, le=10_000, description="How long a look-up in Redis may take, in ms."
+    )
     cache_embedding_model: OptionalText = Field(
         None,
         alias="HX_CACHE_EMBEDDING_MODEL",
@@ -142,11 +143,7 @@ class Settings(BaseSettings):
         description="How long a request may wait for a look-up by meaning, in milliseconds.",
     )
     cache_meaning_entries: int = Field(
-        5000,
-        alias="HX_CACHE_MEANING_ENTRIES",
-        ge=10,
-        le=1_000_000,
-        description="Answers by meaning that are kept a tenant, and a tenth more.",
+        5000, alias="HX_CACHE_MEANING_ENTRIES", ge=10, le=1_000_000, description="Answers by meaning kept a tenant."
     )
 
     # Limits and spend
@@ -496,13 +493,16 @@ def load_settings(
     env_files: Sequence[Path] = (),
     overrides: Mapping[str, object] | None = None,
 ) -> LoadedSettings:
-    """Read settings: ``overrides`` by field name, then ``environ`` (the process's own), then ``env_files``.
+    """Read settings: ``overrides`` by field name, then ``environ`` (the process's own), credentials, ``env_files``.
 
     Raises :class:`SettingsError` with one sentence for each bad value.
     """
     environ = os.environ if environ is None else environ
-    files = (*env_files, *(Path(part) for part in environ.get(ENV_FILE_VARIABLE, "").split(":") if part))
-    layers = [("environment", environ), *((str(path), _read_env_file(path)) for path in files)]
+    known = {variable for name in Settings.model_fields for variable in variables_of(name)} | OTHER_VARIABLES
+    try:
+        layers = read_layers(environ, env_files, known)
+    except SourceProblem as problem:
+        raise SettingsError(str(problem)) from problem
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
     for name in Settings.model_fields:
@@ -514,7 +514,6 @@ def load_settings(
         else:
             sources[name] = "default"
     merged = {key: value for _, layer in reversed(layers) for key, value in layer.items()}
-    known = {variable for name in Settings.model_fields for variable in variables_of(name)} | OTHER_VARIABLES
     parts = database_from_parts(merged, variables_of("pg_url"), values, sources)
     warnings = [*parts, *misspelt(merged, known)]
     for name, value in (overrides or {}).items():
@@ -533,16 +532,6 @@ def variables_of(field: str) -> tuple[str, ...]:
     if isinstance(alias, AliasChoices):
         return tuple(str(choice) for choice in alias.choices)
     return (str(alias),)
-
-
-def _read_env_file(path: Path) -> dict[str, str]:
-    try:
-        text = dotenv_values(path, interpolate=False) if path.is_file() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{ENV_FILE_VARIABLE}: cannot read {str(path)!r}: {error}.") from error
-    if text is None:
-        raise SettingsError(f"{ENV_FILE_VARIABLE}: there is no file {str(path)!r}.")
-    return {key: value for key, value in text.items() if value is not None}
 
 
 def _sentence(error: object) -> str:

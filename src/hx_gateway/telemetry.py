@@ -17,6 +17,7 @@ MAX_MODELS = 200
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _FLUSH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _QUERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _ROWS_BUCKETS = (1, 10, 100, 250, 500, 1000, 2500, 5000)
 
 
@@ -71,13 +72,34 @@ class Metrics:
         self.edge_refusals = Counter(
             "hx_edge_refusals", "Requests refused before they were one.", ("code",), registry=self.registry
         )
+        self.upstream_failures = Counter(
+            "hx_upstream_failures",
+            "Calls that a model's server failed, limited or refused without a reason, by the code of the answer.",
+            ("model", "upstream", "code"),
+            registry=self.registry,
+        )
 
+        self._declare_process()
         self._declare_events()
         self._declare_journals()
         self._declare_accounting()
         self._declare_cache()
         self._declare_database()
         self._declare_registry()
+
+    def _declare_process(self) -> None:
+        self.process_started = Gauge(
+            "hx_process_start_time_seconds",
+            "When the youngest worker began to serve.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.loop_lag_seconds = Histogram(
+            "hx_event_loop_lag_seconds",
+            "How much later than asked the event loop came back, twice a second.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
 
     def _declare_events(self) -> None:
         self.events_received = Counter(
@@ -164,6 +186,17 @@ class Metrics:
         self.budget_corrections = Counter(
             "hx_budget_corrections", "Counters of budgets that were set right.", registry=self.registry
         )
+        self.spend = Counter(
+            "hx_spend_nano",
+            "Nano-dollars that finished calls cost, where the price is known.",
+            ("model",),
+            registry=self.registry,
+        )
+        self.budget_soft_limits = Counter(
+            "hx_budget_soft_limits_crossed",
+            "Windows of budgets that went over their soft limit, once a worker and window.",
+            registry=self.registry,
+        )
         self.ledger_epochs = Counter(
             "hx_ledger_epochs", "Epochs of money that this process began.", registry=self.registry
         )
@@ -212,6 +245,13 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+        self.journal_free_bytes = Gauge(
+            "hx_journal_free_bytes",
+            "Bytes that are free on the file system of a journal.",
+            ("journal",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self.journal_oldest_age = Gauge(
             "hx_journal_oldest_age_seconds",
             "Age of the oldest segment that is not drained.",
@@ -258,6 +298,12 @@ class Metrics:
         )
 
     def _declare_database(self) -> None:
+        self.record_health = Gauge(
+            "hx_record_health",
+            "The record's health: 0 healthy, 1 recovering, 2 degraded, 3 unhealthy; the worst of all workers.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.record_pool = Gauge(
             "hx_record_pool_connections",
             "Connections that read the record; `state` is in_use, idle or max.",
@@ -322,6 +368,19 @@ class Metrics:
             "hx_registry_services",
             "Living services of all tenants.",
             ("status", "protocol", "priority"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.required_services = Gauge(
+            "hx_registry_required_services",
+            "Living services of all tenants that are required.",
+            ("status",),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.checks_overdue = Gauge(
+            "hx_registry_checks_overdue_seconds",
+            "How long the service has been due for a probe that has been for longest.",
             registry=self.registry,
             multiprocess_mode="livemax",
         )

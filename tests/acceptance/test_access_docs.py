@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from hx_gateway.cli.main import app as command_line
 from tests.acceptance.people import People, living
-from tests.contract.doc_pages import blocks, example, read, rows, spans
+from tests.acceptance.terminal import Shell, answers, filled, shell
+from tests.contract.doc_pages import example, read, rows, spans
 from tests.fixtures.servers import Servers
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -33,71 +26,10 @@ def people(servers: Servers) -> Iterator[People]:
         yield found
 
 
-class Shell:
-    """Types examples where ``hx-gateway`` and the admin key are, and ``KEY`` is that key."""
-
-    def __init__(self, people: People, folder: Path) -> None:
-        self._url = people.gateway.url
-        self._folder = folder
-        commands = folder / ".venv" / "bin"
-        commands.mkdir(parents=True)
-        (commands / "hx-gateway").write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -m hx_gateway "$@" --url {self._url}\n'
-        )
-        (commands / "hx-gateway").chmod(0o755)
-        (folder / ".data").mkdir()
-        (folder / ".data" / "admin.key").write_text(people.gateway.key + "\n")
-        path = f"{commands}:{os.environ['PATH']}"
-        self._environ = {**os.environ, "PATH": path, "KEY": people.gateway.key, "COLUMNS": "200"}
-
-    def run(self, text: str) -> str:
-        """Run an example as it is; return what it prints."""
-        command = ["sh", "-e", "-c", text.replace("http://127.0.0.1:4010", self._url)]
-        done = subprocess.run(command, cwd=self._folder, env=self._environ, capture_output=True, check=False)
-        assert done.returncode == 0, f"{text}\n{done.stdout.decode()}\n{done.stderr.decode()}"
-        return done.stdout.decode()
-
-    def type(self, text: str) -> Iterator[str]:
-        """Run an example line by line; yield what each prints. Our own command runs in this process, to be quicker."""
-        if not re.search("^hx-gateway ", text, re.MULTILINE):
-            yield self.run(text)
-            return
-        for line in text.replace("\\\n", "").splitlines():
-            if not line.startswith("hx-gateway "):
-                yield self.run(line)
-                continue
-            words = [*shlex.split(line)[1:], "--url", self._url]
-            result = CliRunner().invoke(command_line, words, env={"HX_ADMIN_KEY": self._environ["KEY"]})
-            assert result.exit_code == 0, f"{line}\n{result.output}"
-            yield result.stdout
-
-
 @pytest.fixture
 def terminal(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.chdir(tmp_path)
     return Shell(people, tmp_path)
-
-
-def shell(page: str) -> list[str]:
-    """Return the shell examples of a page in their order."""
-    return [block.text for block in blocks(read(page)) if block.language == "sh"]
-
-
-def filled(text: str, marks: Mapping[str, str]) -> str:
-    """Return an example with the ids that there are instead of those that it shows."""
-    for mark, value in marks.items():
-        text = text.replace(mark, value)
-    return text
-
-
-def answers(text: str) -> list[Any]:
-    """Return the JSON values that stand in ``text`` one after the other."""
-    found, decoder = [], json.JSONDecoder()
-    while text := text.strip():
-        value, end = decoder.raw_decode(text)
-        found.append(value)
-        text = text[end:]
-    return found
 
 
 def call(people: People, key: str) -> str:

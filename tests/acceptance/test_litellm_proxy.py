@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
+from hx_gateway.doctor.findings import Surroundings
+from hx_gateway.doctor.litellm import examine_litellm
+from hx_gateway.settings import Settings
+from hx_gateway.wiring.litellm_config import LITELLM_VERSION
 from tests.fixtures.gateway import Gateway
 from tests.fixtures.litellm import MASTER_KEY, running_litellm
 
@@ -56,3 +62,21 @@ def test_a_stream_goes_through_both(client: openai.OpenAI) -> None:
 def test_an_unknown_model_is_the_proxys_own_refusal(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hi"}])
+
+
+async def test_the_doctor_reads_from_this_litellm_which_langfuse_it_needs(litellm: int, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("litellm_settings:\n  success_callback: [langfuse]\n")
+    given = {"LITELLM_BASE_URL": f"http://127.0.0.1:{litellm}", "LITELLM_API_KEY": MASTER_KEY}
+    python = Path(os.environ["HX_TEST_LITELLM"]).parent / "python"
+    around = Surroundings(settings=Settings.model_validate(given), litellm_python=python, litellm_config=config)
+    pair, langfuse = await examine_litellm(around)
+    assert (pair.state, pair.detail) == ("ok", f"{LITELLM_VERSION} in {python}")
+    assert (langfuse.state, "is not installed" in langfuse.detail) == ("problem", True)
+    assert "'langfuse>=4.7,<5'" in langfuse.remedy
+
+
+async def test_the_proxy_tells_the_doctor_its_version(litellm: int) -> None:
+    given = {"LITELLM_BASE_URL": f"http://127.0.0.1:{litellm}", "LITELLM_API_KEY": MASTER_KEY}
+    (told,) = await examine_litellm(Surroundings(settings=Settings.model_validate(given)))
+    assert (told.state, told.detail) == ("ok", f"{LITELLM_VERSION} says the upstream")

@@ -75,7 +75,11 @@ def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[by
 def test_doctor_hides_secrets_and_names_problems_with_their_remedy(gateway: Gateway) -> None:
     healthy = command(gateway, "doctor", "--json")
     assert healthy.returncode == 0, healthy.stdout.decode()
-    settings = {entry["variable"]: entry for entry in json.loads(healthy.stdout)["settings"]}
+    told = json.loads(healthy.stdout)
+    assert list(told) == ["version", "settings", "findings"]
+    assert {tuple(finding) for finding in told["findings"]} == {("subject", "state", "detail", "remedy")}
+    assert {"disk", "clock", "permissions", "response cache"} < {finding["subject"] for finding in told["findings"]}
+    settings = {entry["variable"]: entry for entry in told["settings"]}
     assert settings["HX_ADMIN_KEY"]["value"] == "(hidden)"
     assert settings["WRAPPER_PORT"]["source"] == "environment (WRAPPER_PORT)"
     gateway.environ["PG_URL"] = "postgresql://u:s3cret-word@127.0.0.1:1/db"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.people import UNPROBED, People
-from tests.acceptance.test_access_docs import Shell
+from tests.acceptance.terminal import Shell
 from tests.acceptance.test_record_docs import run
 from tests.contract.doc_pages import example, read
 from tests.fixtures.gateway import NO_STORES, Gateway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -12,10 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hx_gateway.cli.registry.app import app
+from hx_gateway.registry.import_places import MAX_OF_TENANT
+from hx_gateway.registry.repository import MAX_BULK
 from tests.acceptance.people import UNPROBED, People, living
 from tests.acceptance.test_registry_http import PREFIX
 from tests.fixtures.foreign_registry import ForeignRegistry, foreign_registry
-from tests.fixtures.gateway import Gateway
+from tests.fixtures.gateway import Answer, Gateway
 from tests.fixtures.servers import SERVERS, Servers, running_servers
 from tests.integration.db.databases import migrated_database
 from tests.unit.registry.official.documents import IMAGE, server
@@ -222,6 +225,44 @@ def test_all_pages_of_a_registry_are_imported(people: People, foreign: ForeignRe
     assert (again["updated"], again["created"]) == (1, 0)
     assert imported(people, f"{foreign.url}/odd", on_conflict="skip").json()["skipped"] == 7
     assert len(imported(people, f"{foreign.url}/odd", on_conflict="skip").json()["warnings"]) == 18
+
+
+def test_so_many_registries_are_imported_at_once_and_whoever_is_too_many_is_told_when_to_come_again(
+    people: People, foreign: ForeignRegistry
+) -> None:
+    foreign.put(f"com.example/{uuid4().hex}")
+    foreign.gate.clear()
+    other = people.made("tenants", id=f"tn-{uuid4().hex[:12]}")["id"]
+    body = {"format": "official_registry", "source": foreign.url, "on_conflict": "skip"}
+
+    def ask(tenant: str) -> Answer:
+        return people.ask("POST", f"{PREFIX}/services/import?tenant_id={tenant}", body)
+
+    with ThreadPoolExecutor() as runners:
+        begun = [runners.submit(ask, "default") for _ in range(MAX_OF_TENANT + 1)]
+        refused = next(as_completed(begun, SECONDS)).result()
+        assert (refused.status, refused.json()["code"]) == (429, "imports_busy"), refused.body
+        assert (refused.header("retry-after"), refused.header("retry-after-ms")) == ("10", "10000")
+        others = runners.submit(ask, other)
+        document = {"format": "mcp_servers", "document": {"mcpServers": {}}}
+        assert people.ask("POST", f"{PREFIX}/services/import", document).status == 200
+        foreign.gate.set()
+        assert sorted(one.result().status for one in begun) == [200] * MAX_OF_TENANT + [429]
+        assert others.result().status == 200
+    assert ask("default").status == 200
+
+
+def test_a_registry_with_more_than_is_imported_is_refused_as_soon_as_that_is_known(
+    people: People, foreign: ForeignRegistry
+) -> None:
+    for number in range(MAX_BULK + 30):
+        foreign.put(f"com.example.many/s{number}")
+    foreign.page_servers = 100
+    answer = imported(people, foreign.url, mode="atomic")
+    assert (answer.status, answer.json()["param"]) == (422, "source")
+    assert "more than 500 servers" in answer.json()["detail"]
+    assert len(foreign.asked) == 6
+    assert services(people, "com.example.many/s0") == []
 
 
 @pytest.mark.parametrize(

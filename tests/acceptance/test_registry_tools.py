@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -92,8 +93,11 @@ def test_tools_of_many_services_are_looked_through_and_are_nobody_elses(desk: De
     rest = desk.done("GET", f"/tools?limit=3&cursor={first['next_cursor']}")
     assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["list_files", "radar"], None)
     assert desk.refused("GET", f"/tools?limit=3&q=add&cursor={first['next_cursor']}")[2] == "cursor"
-    assert desk.refused("GET", "/tools?service=nobody") == (404, "not_found", "service")
+    for unknown in ("nobody", "weather,nobody", str(uuid4()), f"files,{uuid4()}"):
+        assert desk.refused("GET", f"/tools?service={unknown}") == (404, "not_found", "service")
     other = Desk(desk.people)
+    weather = desk.done("GET", "/services/weather")["id"]
+    assert other.refused("GET", f"/tools?service={weather}") == (404, "not_found", "service")
     assert other.names("/tools") == []
     assert other.refused("GET", "/services/weather/tools")[0] == 404
     assert other.refused("POST", "/services/weather/refresh")[0] == 404
@@ -101,6 +105,7 @@ def test_tools_of_many_services_are_looked_through_and_are_nobody_elses(desk: De
     desk.done("DELETE", "/services/files")
     assert desk.names("/tools?q=list") == []
     assert desk.refused("GET", "/services/files/tools")[0] == 410
+    assert desk.refused("GET", "/tools?service=files") == (410, "deleted", "service")
 
 
 def tells(answer: Answer) -> bool:
@@ -141,3 +146,7 @@ def test_the_command_lists_tools_and_asks_for_them(desk: Desk, server: McpProces
     assert "weather" in table
     assert "forecast" not in table
     assert run("--refresh").returncode == 1
+    desk.done("PATCH", "/services/weather", {"name": "weather, sea and sky"})
+    shown = run("weather, sea and sky", "--query", "radar", "--json")
+    assert [json.loads(line)["name"] for line in shown.stdout.splitlines()] == ["radar"], shown.stderr
+    assert "There is no service 'nobody'" in run("nobody").stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from hx_gateway.registry.official.routes import EDIT
 from hx_gateway.services.base import FailureKind
 from hx_gateway.settings import OTHER_VARIABLES, Settings, variables_of
 from hx_gateway.telemetry import Metrics
-from tests.contract.doc_pages import PAGES, ROOT, SOURCES, name_of, read, rows, spans
+from tests.contract.doc_pages import PAGES, ROOT, SOURCES, blocks, name_of, read, rows, spans
 
 TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
 WHO: dict[Policy, str] = {
@@ -267,6 +268,36 @@ def test_the_commands_and_their_options_are_those_documented() -> None:
         for parameter in command.params
         if parameter.opts[0] != "--help"
     }
+
+
+def typed() -> Iterator[tuple[str, list[str]]]:
+    """Yield the commands of ours in the examples, by page, as words."""
+    for path in PAGES:
+        for block in blocks(path.read_text()):
+            text = re.sub(r"\\\n\s*", "", block.text) if block.language in ("sh", "") else ""
+            for line in re.findall(r"(?:^|[ \t(])(?:\.venv/bin/)?hx-gateway ([a-z].*)", text, re.MULTILINE):
+                words = shlex.split(re.split(r"\)$| [|>&] |; ", line)[0], comments=True)
+                yield f"{name_of(path)}: {line}", words
+
+
+EXAMPLES = dict(typed())
+
+
+def test_examples_of_commands_are_found() -> None:
+    assert len(EXAMPLES) > 80
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_command_in_an_example_has_the_arguments_that_it_is_given(example: str) -> None:
+    command: Any = get_command(command_line)
+    context, words = None, EXAMPLES[example]
+    while True:
+        # Raises for what is not a command, an option or an argument.
+        context = command.make_context(command.name, list(words), parent=context)
+        if not vars(command).get("commands"):
+            return
+        _, below, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        command = below
 
 
 def test_the_make_targets_are_those_documented() -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from hx_gateway.cache.hot import HOT_SECONDS
 from tests.acceptance.people import UNPROBED, People, living
 from tests.fixtures.gateway import Answer
 from tests.fixtures.servers import SERVERS, Servers, running_servers
@@ -25,7 +26,7 @@ def stores() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def people(stores: Servers) -> Iterator[People]:
-    with living(stores, {**UNPROBED, "HX_CACHE": "exact"}) as living_people:
+    with living(stores, {**UNPROBED, "HX_CACHE": "exact", "HX_CACHE_BUDGET_MS": "30"}) as living_people:
         yield living_people
 
 
@@ -42,6 +43,8 @@ def until(people: People, text: str, outcome: str) -> None:
 def test_requests_are_answered_without_it_and_with_it_again(people: People, stores: Servers, fault: str) -> None:
     text, waits = uuid4().hex, []
     until(people, text, "hit")
+    # What was found a moment ago is given without asking anybody.
+    time.sleep(2 * HOT_SECONDS)
     redis = stores.redis
     (redis.freeze if fault == "hung" else redis.kill)()
     try:
@@ -63,5 +66,5 @@ def test_requests_are_answered_without_it_and_with_it_again(people: People, stor
 def test_answers_are_shared_by_workers_and_outlive_them(stores: Servers) -> None:
     text = uuid4().hex
     for outcome in ("miss", "hit"):
-        with living(stores, {**UNPROBED, "HX_CACHE": "exact"}) as worker:
+        with living(stores, {**UNPROBED, "HX_CACHE": "exact", "HX_CACHE_BUDGET_MS": "30"}) as worker:
             assert ask(worker, text).header("x-hx-cache") == outcome

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from scripts.docs_reference import is_secret as is_declared_secret
 
-from hx_gateway.setting_sources import default_data_dir
+from hx_gateway.setting_sources import default_data_dir, is_secret
 from hx_gateway.settings import Settings, SettingsError, load_settings, variables_of
 
 KEY = "a-long-admin-key-for-tests-0123456789"
@@ -105,6 +107,102 @@ def test_the_environment_wins_over_a_file_and_the_source_is_known(tmp_path: Path
     assert loaded.sources["port"] == "environment (WRAPPER_PORT)"
     assert loaded.sources["log_level"] == f"{file} (WRAPPER_LOG_LEVEL)"
     assert loaded.sources["host"] == "default"
+
+
+URL = "postgresql://hx:made-up@db.example.org/hx"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o642, 0o666])
+@pytest.mark.parametrize("line", [f"PG_URL={URL}", f"export HX_ADMIN_KEY='{KEY}'", f"MODELS_URL={URL}"])
+def test_a_file_with_a_secret_that_everybody_may_read_is_refused(tmp_path: Path, mode: int, line: str) -> None:
+    file = tmp_path / "gateway.env"
+    file.write_text(f"WRAPPER_PORT=5000\n{line}\n")
+    file.chmod(mode)
+    told = sentence({"HX_ENV_FILE": str(file)})
+    assert f"{str(file)!r} holds {line.removeprefix('export ').partition('=')[0]}," in told
+    assert f"(mode {mode:04o}): chmod 640 it" in told
+    assert "made-up" not in told
+    assert KEY not in told
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o600, 0o440])
+def test_a_file_with_a_secret_that_only_its_group_may_read_is_taken(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "gateway.env"
+    file.write_text(f"PG_URL={URL}\n")
+    file.chmod(mode)
+    assert load_settings({"HX_ENV_FILE": str(file)}).sources["pg_url"] == f"{file} (PG_URL)"
+
+
+def test_a_file_without_a_secret_may_be_read_by_everybody(tmp_path: Path) -> None:
+    file = tmp_path / "gateway-wrapper.env"
+    file.write_text(
+        "WRAPPER_PORT=5000\nPG_URL=none\nLOGFIRE_TOKEN=\nHX_TLS_KEY=\nQDRANT_URL=http://v.example.org:6333\n"
+    )
+    file.chmod(0o644)
+    assert load_settings({"HX_ENV_FILE": str(file)}).settings.port == 5000
+
+
+def test_every_secret_setting_is_known_as_one_by_its_name() -> None:
+    for name, field in Settings.model_fields.items():
+        for variable in variables_of(name):
+            assert is_secret(variable, "value") == is_declared_secret(field), variable
+
+
+def test_a_file_named_after_a_dash_may_be_missing_and_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.env"
+    assert load_settings({"HX_ENV_FILE": f"-{file}"}).sources["pg_url"] == "default"
+    file.write_text(f"PG_URL={URL}\n")
+    file.chmod(0o600)
+    assert load_settings({"HX_ENV_FILE": f"-{file}"}).sources["pg_url"] == f"{file} (PG_URL)"
+    file.chmod(0o644)
+    assert "holds PG_URL" in sentence({"HX_ENV_FILE": f"-{file}"})
+
+
+def test_a_file_named_after_a_dash_may_be_closed_to_us(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.env"
+    file.write_text(f"PG_URL={URL}\n")
+    file.chmod(0)
+    ours = os.geteuid()
+    if ours == 0:
+        os.seteuid(65534)
+    try:
+        assert load_settings({"HX_ENV_FILE": f"-{file}"}).sources["pg_url"] == "default"
+        assert "HX_ENV_FILE: cannot read" in sentence({"HX_ENV_FILE": str(file)})
+    finally:
+        os.seteuid(ours)
+
+
+def test_credentials_are_read_behind_the_environment_and_before_files(tmp_path: Path) -> None:
+    folder, file = tmp_path / "credentials", tmp_path / "gateway.env"
+    folder.mkdir()
+    for name, value in (("PG_URL", URL), ("HX_ADMIN_KEY", KEY), ("REDIS_URL", "redis://h"), ("unknown", "\xff")):
+        (folder / name).write_bytes(f"{value}\n".encode("latin-1"))
+        (folder / name).chmod(0o400)
+    file.write_text("PG_URL=none\nQDRANT_URL=none\n")
+    environ = {"CREDENTIALS_DIRECTORY": str(folder), "HX_ENV_FILE": str(file), "REDIS_URL": "none"}
+    loaded = load_settings(environ)
+    assert loaded.settings.pg_url is not None
+    assert loaded.settings.pg_url.get_secret_value() == URL
+    assert loaded.settings.qdrant_url == "none"
+    assert {name: loaded.sources[name] for name in ("pg_url", "redis_url", "admin_key")} == {
+        "pg_url": f"{folder} (PG_URL)",
+        "redis_url": "environment (REDIS_URL)",
+        "admin_key": f"{folder} (HX_ADMIN_KEY)",
+    }
+
+
+def test_a_credential_that_everybody_may_read_or_that_is_misspelt_is_told(tmp_path: Path) -> None:
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    (tmp_path / "HX_ADMNI_KEY").write_text(KEY)
+    (tmp_path / "HX_ADMNI_KEY").chmod(0o400)
+    assert "did you mean HX_ADMIN_KEY?" in load_settings(environ).warnings[0]
+    (tmp_path / "PG_URL").write_text(URL)
+    (tmp_path / "PG_URL").chmod(0o444)
+    assert "holds PG_URL, and everybody" in sentence(environ)
+
+
+def test_a_folder_of_credentials_that_is_not_there_is_told() -> None:
+    assert "CREDENTIALS_DIRECTORY: cannot read '/nowhere'" in sentence({"CREDENTIALS_DIRECTORY": "/nowhere"})
 
 
 def test_a_misspelt_setting_is_named_with_the_one_meant() -> None:

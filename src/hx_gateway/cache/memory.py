@@ -59,6 +59,10 @@ class MemoryCache:
         self._of_tenant.setdefault(question.tenant_id, set()).add(question.digest)
         self.size += answer.size
 
+    def forget(self, digest: bytes) -> None:
+        """Forget the answer that is kept under ``digest``, if there is one."""
+        self._drop(digest)
+
     async def purge(self, tenant_id: str, *, key_id: str | None = None, model: str | None = None) -> int:
         """Forget answers of a tenant."""
         purged = 0

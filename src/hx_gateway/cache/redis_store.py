@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -32,8 +31,8 @@ class RedisCache:
 
     Everything of a tenant is under its own hash tag, and below ``max_bytes``. An index of names beside the answers says
     which are there: a purge reads it, and an answer that it does not know is not given, so that none outlives a purge
-    whose index was lost. ``pipe`` is its own: answers are long, and others must not wait behind them. ``patient`` is
-    for purges, which may take longer than a request would wait.
+    whose index was lost. ``pipe`` is its own: answers are long, and others must not wait behind them. A look-up
+    is given up after ``seconds``; what is kept is waited for as the pipe does, and by no request.
     """
 
     kind = "exact"
@@ -41,14 +40,12 @@ class RedisCache:
     def __init__(
         self,
         pipe: RedisPipe,
-        patient: RedisPipe,
         *,
         max_bytes: int,
         healthy: Callable[[], bool],
         seconds: float = BUDGET_SECONDS,
     ) -> None:
         self._pipe = pipe
-        self._patient = patient
         self._max_bytes = max_bytes
         self._healthy = healthy
         self._seconds = seconds
@@ -59,7 +56,7 @@ class RedisCache:
         """Return the answer that is kept under the question's digest. Raises :class:`CacheAway`."""
         prefix, (index, _) = _names(question.tenant_id)
         name = question.digest.hex()
-        data = await self._run(FIND, (prefix + name, index), (name,))
+        data = await self._run(FIND, (prefix + name, index), (name,), within=self._seconds)
         answer = decode_answer(data) if data is not None else None
         if answer is None or (answer.partition, answer.digest) != (question.partition, question.digest):
             return None
@@ -77,27 +74,27 @@ class RedisCache:
         prefix, keys = _names(tenant_id)
         cursor, purged = b"0", 0
         while True:
-            cursor, pairs = await self._patient.command("HSCAN", keys[0], cursor, "COUNT", PURGED_AT_ONCE)
+            cursor, pairs = await self._pipe.command("HSCAN", keys[0], cursor, "COUNT", PURGED_AT_ONCE)
             names = [name for name, about in zip(pairs[::2], pairs[1::2], strict=True) if _is_of(about, key_id, model)]
             for start in range(0, len(names), PURGED_AT_ONCE):
                 some = names[start : start + PURGED_AT_ONCE]
-                purged += await self._patient.run(DROP, keys, (prefix, *some))
+                purged += await self._pipe.run(DROP, keys, (prefix, *some))
             if cursor == b"0":
                 return purged
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._pipe.close()
-        await self._patient.close()
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Part]) -> Any:
+    async def _run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Part], *, within: float | None = None
+    ) -> Any:
         if not self._healthy():
             raise CacheAway
         try:
             with self._breakers[script.name].attempt():
-                async with asyncio.timeout(self._seconds):
-                    return await self._pipe.run(script, keys, arguments)
-        except (CircuitOpen, DependencyError, TimeoutError) as error:
+                return await self._pipe.run(script, keys, arguments, within=within)
+        except (CircuitOpen, DependencyError) as error:
             raise CacheAway from error
 
 

@@ -10,7 +10,7 @@ import msgspec
 from hx_gateway.cache.answers import StoredAnswer
 from hx_gateway.cache.meaning.questions import Wording
 
-# How long a request may wait for a place for answers, whatever becomes of it.
+# How long a request may wait for a place for answers, whatever becomes of it, unless that is set.
 BUDGET_SECONDS = 0.03
 
 
@@ -47,8 +47,8 @@ class Found(msgspec.Struct, frozen=True):
 class AnswerCache(Protocol):
     """A place for answers. ``kind`` is its name in headers and metrics.
 
-    ``find`` and ``keep`` take no longer than :data:`BUDGET_SECONDS`, whatever became of the store behind them, and
-    raise :class:`CacheAway` then: a request goes on without the cache.
+    ``find`` takes no longer than a set time (:data:`BUDGET_SECONDS`), whatever became of the store behind it, and
+    raises :class:`CacheAway` then: a request goes on without the cache. Nobody waits for ``keep``, which raises it too.
     """
 
     @property

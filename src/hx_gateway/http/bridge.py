@@ -60,17 +60,29 @@ def _shape(ctx: Context) -> ErrorShape:
 class AsgiBody:
     """The body of a request that arrives as ASGI messages."""
 
-    __slots__ = ("_declared", "_on_complete", "_receive")
+    __slots__ = ("_declared", "_on_complete", "_receive", "_whole")
 
-    def __init__(self, receive: Receive, declared: int | None, on_complete: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        declared: int | None,
+        *,
+        whole: Callable[[], bytes | None] | None = None,
+        on_complete: Callable[[], None] | None = None,
+    ) -> None:
         self._receive = receive
         self._declared = declared
+        self._whole = whole
         self._on_complete = on_complete
 
     async def read(self, limit: int) -> bytes:
         """Return the whole body, refusing one that says or shows that it is too large before holding it."""
         if self._declared is not None and self._declared > limit:
             raise _too_large(limit)
+        if self._whole is not None and (whole := self._whole()) is not None:
+            if len(whole) > limit:
+                raise _too_large(limit)
+            return whole
         parts: list[bytes] = []
         size = 0
         async for chunk in self.stream():
@@ -125,9 +137,12 @@ class PipelineBridge:
         ctx = self._context(scope, edge)
         flight = Flight(ctx, task)
         exchange = _Exchange(ctx, flight, send, edge)
+        length = _declared_length(ctx)
         if edge is not None:
             edge.on_disconnect(flight.client_gone)
-        ctx.body = AsgiBody(receive, _declared_length(ctx), None if edge else exchange.watch(receive))
+            ctx.body = AsgiBody(receive, length, whole=edge.whole_body)
+        else:
+            ctx.body = AsgiBody(receive, length, on_complete=exchange.watch(receive))
         self._drain.enter(flight)
         self._in_flight.inc()
         ending = Ending.ERROR
@@ -249,6 +264,11 @@ class _Exchange:
         ]
         body = reply.body
         if isinstance(body, bytes):
+            if self._edge is not None:
+                self._begun(reply.status)
+                await self._edge.respond(reply.status, headers, body)
+                self.bytes_sent = len(body)
+                return
             if reply.status not in (204, 304):
                 headers.append((b"content-length", b"%d" % len(body)))
             await self._start(reply.status, headers)
@@ -269,9 +289,12 @@ class _Exchange:
                 await close()
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._begun(status)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _begun(self, status: int) -> None:
         self.status = self.ctx.status = status
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     def break_off(self) -> None:
         """Close the connection without the end of the message, so that nobody takes it for whole."""

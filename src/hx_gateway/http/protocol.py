@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hx_gateway.http.chunks import ChunkedBody
+from hx_gateway.http.cycle import EdgeCycle
 from hx_gateway.http.head_check import STATUS_OF, BadHead, check_fields, check_lines, origin_form
 from hx_gateway.kit.ids import REQUEST_ID, new_request_id
 
@@ -58,6 +60,15 @@ class EdgeRequest:
         if self._gone:
             self.lost()
 
+    def whole_body(self) -> bytes | None:
+        """Return the request's body if all of it is here and nobody has received any; ``None`` otherwise."""
+        return self._protocol.cycle.whole_body() if self._protocol is not None else None
+
+    async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole response, as :meth:`EdgeCycle.respond` does."""
+        if self._protocol is not None:
+            await self._protocol.cycle.respond(status, headers, body)
+
     def abort(self) -> None:
         """Close the connection once what was sent is out, without the end of the message."""
         if self._protocol is not None:
@@ -95,6 +106,8 @@ class EdgeProtocol(HttpToolsProtocol):
         "_chunks",
         "_ended",
         "_head",
+        "_idle_since",
+        "_idle_timer",
         "_in_body",
         "_last_data",
         "_remaining",
@@ -105,6 +118,7 @@ class EdgeProtocol(HttpToolsProtocol):
     )
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
+    cycle: EdgeCycle
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,6 +133,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._ended = False
         self._active: EdgeRequest | None = None
         self._last_data = 0.0
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -140,9 +156,9 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request being answered."""
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        self._unset_keepalive_if_required()
+        for timer in (self._stall_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
         self._lose_client()
         super().connection_lost(exc)
 
@@ -165,7 +181,6 @@ class EdgeProtocol(HttpToolsProtocol):
     # Reading
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket: heads are collected and checked, bodies go on at once."""
-        self._unset_keepalive_if_required()
         while data and not self._ended:
             if self._in_body:
                 data = self._take_body(data)
@@ -182,9 +197,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._watch_body()
         elif self._active is None and self._timer is None:
             # The body of a request that was answered before it came: the connection is idle only now.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._begin_idle()
 
     def _take_head(self, data: bytes) -> bytes:
         buffered = self._head + data if self._head else data
@@ -277,12 +290,38 @@ class EdgeProtocol(HttpToolsProtocol):
         given = framing.request_id
         known = given is not None and REQUEST_ID.fullmatch(given)
         edge = EdgeRequest(self, given.decode("ascii") if given and known else new_request_id())
-        self.scope["extensions"] = {EXTENSION: edge}  # type: ignore[dict-item]
-        super().on_headers_complete()
+        self._begin(edge)
         self._active = edge
         self._remaining = framing.length
         self._in_body = framing.chunked or framing.length > 0
         self._chunks = ChunkedBody(limits.max_chunk_extension_bytes) if framing.chunked else None
+
+    def _begin(self, edge: EdgeRequest) -> None:
+        """Have the application answer. There is no request before it that is not answered."""
+        target, scope = httptools.parse_url(self.url), self.scope
+        raw_path = target.path
+        path = raw_path.decode("ascii")
+        version = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = target.query or b""
+        scope["extensions"] = {EXTENSION: edge}  # type: ignore[dict-item]
+        self.cycle = EdgeCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
 
     # Responses
     def on_response_complete(self) -> None:
@@ -290,12 +329,15 @@ class EdgeProtocol(HttpToolsProtocol):
         active, self._active = self._active, None
         if active is not None:
             active.finish()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._ended = True
             self._stop_timer()
             self._expect_flush()
-        elif self._in_body:
+            return
+        self.flow.resume_reading()
+        self._begin_idle()
+        if self._in_body:
             # Answered before the body was read. To close now would reset the connection, and the client might never
             # see the answer: the rest is read and thrown away for a moment.
             self._linger()
@@ -318,10 +360,6 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that was idle for too long."""
-        self._close()
-
     def _linger(self) -> None:
         self._stop_timer()
         self._timer = self.loop.call_later(self.limits.linger_seconds, self._close)
@@ -334,6 +372,23 @@ class EdgeProtocol(HttpToolsProtocol):
             self._expect_flush()
 
     # Time
+    def _begin_idle(self) -> None:
+        """Let the connection be idle for so long. The timer is the connection's: most requests come before it."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+
+    def _look_idle(self) -> None:
+        self._idle_timer = None
+        if self._ended or self._active is not None or self._timer is not None:
+            # A request is answered or on its way: it has limits of its own, and is idle again after its answer.
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._look_idle)
+        else:
+            self._close()
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -11,6 +11,9 @@ from hx_gateway.events import Ending, EventSink, RequestFinished
 from hx_gateway.log import EventDict
 from hx_gateway.telemetry import MAX_MODELS, OTHER_MODEL, Metrics
 
+# What every code begins with that blames a model's server.
+UPSTREAM_CODES = "upstream_"
+
 
 class AccessLog:
     """Writes one line a request: who, what, how it ended and how long it took. No key, prompt or header.
@@ -84,6 +87,10 @@ class RequestMetrics:
         if event.model is None:
             return
         model = self._label(event.model)
+        if event.error_code is not None and event.error_code.startswith(UPSTREAM_CODES):
+            metrics.upstream_failures.labels(model, event.upstream or "", event.error_code).inc()
+        if event.cost_nano is not None:
+            metrics.spend.labels(model).inc(event.cost_nano)
         if event.upstream_seconds is not None:
             metrics.upstream_seconds.labels(model, event.upstream or "").observe(event.upstream_seconds)
         if event.first_byte_seconds is not None and event.stream:

@@ -60,6 +60,15 @@ def head() -> str:
     return _revisions()[0]
 
 
+def pending(found: str | None) -> tuple[str, ...]:
+    """Return the revisions that a database at ``found`` lacks, oldest first. Raises :class:`SchemaTooNew`."""
+    known = _revisions()
+    if found is not None and found not in known:
+        raise SchemaTooNew(found, head())
+    newer = known if found is None else known[: known.index(found)]
+    return newer[::-1]
+
+
 async def current(dsn: str) -> str | None:
     """Return the database's revision, or ``None`` where nothing was ever migrated.
 

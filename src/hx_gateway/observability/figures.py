@@ -11,10 +11,17 @@ from hx_gateway.journal.drain import Drain
 from hx_gateway.journal.log import Journal
 from hx_gateway.journal.space import Pressure
 from hx_gateway.kit.breaker import CircuitBreaker, CircuitState
+from hx_gateway.observability.health import DatabaseHealthStatus
 from hx_gateway.observability.layer import DatabaseIntegrationLayer
 from hx_gateway.telemetry import Metrics
 
 _PRESSURES = {Pressure.OK: 0, Pressure.PRESSED: 1, Pressure.FULL: 2}
+_HEALTHS = {
+    DatabaseHealthStatus.HEALTHY: 0,
+    DatabaseHealthStatus.RECOVERING: 1,
+    DatabaseHealthStatus.DEGRADED: 2,
+    DatabaseHealthStatus.UNHEALTHY: 3,
+}
 _CIRCUITS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 
 
@@ -79,6 +86,7 @@ class RecordFigures:
         oldest = next(iter(journal.sealed.values()), None)
         created = oldest.created_us if oldest is not None else None
         metrics.journal_bytes.labels(name).set(journal.space.used_bytes)
+        metrics.journal_free_bytes.labels(name).set(journal.space.free_bytes)
         metrics.journal_segments.labels(name).set(len(journal.sealed))
         metrics.journal_oldest_age.labels(name).set(0 if created is None else max(0.0, time.time() - created / 1e6))
         metrics.journal_state.labels(name).set(_PRESSURES[journal.space.pressure])
@@ -86,6 +94,7 @@ class RecordFigures:
 
     def _publish_database(self) -> None:
         metrics, layer = self._metrics, self._layer
+        metrics.record_health.set(_HEALTHS[layer.health_status])
         if layer.postgres is not None:
             pool = layer.postgres.pool
             for state, count in (("in_use", pool.checked_out), ("idle", pool.checked_in), ("max", pool.maximum)):

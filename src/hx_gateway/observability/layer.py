@@ -411,11 +411,16 @@ class DatabaseIntegrationLayer:
             raise Unavailable("There is no database to remove anything from: set PG_URL.")
         return await self.upkeep.remove_old()
 
+    @property
+    def health_status(self) -> DatabaseHealthStatus:
+        """The health of the record in one word, as it is now."""
+        return self._judge(self._pool_used())[0]
+
     async def get_health_metrics(self) -> DatabaseHealthMetrics:
         """Return the state of the record in figures; asks nobody."""
         figures = self.drain.figures if self.drain is not None else None
         pool = self.postgres.pool if self.postgres is not None else None
-        used = 100.0 * pool.checked_out / pool.maximum if pool is not None else 0.0
+        used = self._pool_used()
         batches, failures = (figures.batches, figures.failures) if figures is not None else (0, 0)
         reads, failed_reads, read_seconds = self._read_figures()
         seconds = [*(figures.seconds if figures is not None else ()), *read_seconds][-1000:]
@@ -449,6 +454,11 @@ class DatabaseIntegrationLayer:
             return 0, 0, ()
         figures = self.repository.figures
         return figures.queries, figures.failures, list(figures.seconds)
+
+    def _pool_used(self) -> float:
+        """Return the share of connections in use, in percent."""
+        pool = self.postgres.pool if self.postgres is not None else None
+        return 100.0 * pool.checked_out / pool.maximum if pool is not None else 0.0
 
     def _judge(self, pool_used: float) -> tuple[DatabaseHealthStatus, tuple[str, ...]]:
         reasons = []

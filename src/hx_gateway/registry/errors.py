@@ -9,6 +9,7 @@ from hx_gateway.access.errors import MAX_SHOWN_CHARS, Conflict, InvalidField
 from hx_gateway.errors import HXError, UpstreamFailed
 
 MAX_SHOWN_NAMES = 20
+IMPORT_RETRY_SECONDS = 10
 
 
 class DependencyCycle(Conflict):
@@ -46,11 +47,11 @@ class Deleted(HXError):
     code = "deleted"
     type = "invalid_request_error"
 
-    def __init__(self, kind: str, ref: str) -> None:
+    def __init__(self, kind: str, ref: str, *, param: str = "ref") -> None:
         super().__init__(
             f"The {kind} {ref[:MAX_SHOWN_CHARS]!r} was deleted: ask with include_deleted=true to see it, restore it to "
             "use it.",
-            param="ref",
+            param=param,
         )
 
 
@@ -61,6 +62,18 @@ class NotProbing(Conflict):
 
     def __init__(self) -> None:
         super().__init__("This gateway does not probe services (HX_REGISTRY_PROBING).")
+
+
+class ImportsBusy(HXError):
+    """As many registries are imported at once as this process, or the tenant, may."""
+
+    status = 429
+    code = "imports_busy"
+    type = "rate_limit_error"
+
+    def __init__(self) -> None:
+        headers = {"retry-after": str(IMPORT_RETRY_SECONDS), "retry-after-ms": str(IMPORT_RETRY_SECONDS * 1000)}
+        super().__init__("Too many registries are imported just now: try again when one has ended.", headers=headers)
 
 
 class NotDeleted(Conflict):

@@ -79,7 +79,8 @@ class History:
     async def revert(self, actor: Actor, ref: str, version: int, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Set a living service's fields to what they were in one version; return it as it is now.
 
-        Its status stays, and so does what is masked in the log: what nobody kept cannot come back.
+        Its status stays, and so does what is masked in the log: what nobody kept cannot come back. What it depended on
+        then and was deleted since, or removed for good, it waits for by its name.
         """
         async with self._transactions.open(actor, tenant_id, "history.revert") as transaction:
             items = transaction.items
@@ -88,6 +89,9 @@ class History:
             fields = await _as_it_was(transaction.history, item, version)
             now = item.to_dict()
             changes = {name: _unmasked(fields[name], now[name]) for name in _SETTABLE & fields.keys()}
+            names = await transaction.history.names_of_gone({*changes.get("dependencies", ())} - {*now["dependencies"]})
+            if names:
+                changes |= _waiting(changes, now, names)
             return (await items.update(item.id, changes)).to_dict()
 
 
@@ -143,6 +147,16 @@ def _replayed(entries: Sequence[AuditEntry]) -> dict[str, Any]:
         fields |= told or {}
     # Entries also tell of what belongs to a service and is no field of it, as its tools.
     return {name: value for name, value in fields.items() if name in RegistryItem.field_names()}
+
+
+def _waiting(changes: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return dependencies without those that are gone, and whose names are waited for: ``names``, by their ids."""
+    waits_for = changes.get("pending_dependencies", now["pending_dependencies"])
+    known = {name.lower(): name for name in (*names.values(), *waits_for)}
+    # One of the same name would wait for itself.
+    known.pop(changes.get("name", now["name"]).lower(), None)
+    ends = [end for end in changes["dependencies"] if end not in names]
+    return {"dependencies": ends, "pending_dependencies": sorted(known.values())}
 
 
 def _unmasked(value: Any, now: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hx_gateway.db.models.audit import AuditEntry
+from hx_gateway.db.models.registry_items import RegistryItem
 from hx_gateway.registry.feed.repository import KIND
 
 _COLUMNS: Mapping[str, Any] = {
@@ -56,6 +58,22 @@ class HistoryRepository:
         """Return whether there was a service of that id that is gone for good."""
         query = self._entries().where(AuditEntry.object_id == service_id, AuditEntry.action == "purged")
         return await self._session.scalar(query.limit(1)) is not None
+
+    async def names_of_gone(self, service_ids: Collection[str]) -> dict[str, str]:
+        """Return what those were called last that were deleted or removed for good, by their ids."""
+        if not service_ids:
+            return {}
+        of_tenant, ids = RegistryItem.tenant_id == self._tenant_id, [UUID(one) for one in service_ids]
+        query = select(RegistryItem.id, RegistryItem.name, RegistryItem.deleted_at).where(
+            of_tenant, RegistryItem.id.in_(ids)
+        )
+        kept = {str(row.id): row for row in await self._session.execute(query)}
+        names = {service_id: row.name for service_id, row in kept.items() if row.deleted_at is not None}
+        purged = self._entries().where(
+            AuditEntry.object_id.in_({*service_ids} - kept.keys()), AuditEntry.action == "purged"
+        )
+        entries = (await self._session.scalars(purged.order_by(AuditEntry.id))).all()
+        return names | {entry.object_id: entry.before["name"] for entry in entries}
 
     def _entries(self) -> Any:
         return select(AuditEntry).where(AuditEntry.tenant_id == self._tenant_id, AuditEntry.object_kind == KIND)

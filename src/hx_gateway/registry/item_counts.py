@@ -19,7 +19,8 @@ COUNTED = frozenset({"build_type", "protocol", "priority", "status", "is_enabled
 _COLUMNS = {name: column for name, column in stored_columns(inspect(ItemCount)).items() if name in COUNTED}
 
 _OF_ALL = text("""
-SELECT status::text, protocol::text, priority::text, sum(items)::bigint AS services
+SELECT status::text, protocol::text, priority::text, sum(items)::bigint AS services,
+    coalesce(sum(items) FILTER (WHERE is_required), 0)::bigint AS required
 FROM hx_registry.registry_counts WHERE is_active GROUP BY 1, 2, 3
 """)
 
@@ -44,7 +45,10 @@ async def planned_rows(session: AsyncSession, query: Select[Any]) -> int:
 
 
 async def counts_of_all(session: AsyncSession) -> Sequence[Any]:
-    """Return how many living services of all tenants have each status, protocol and priority together."""
+    """Return how many living services of all tenants have each status, protocol and priority together.
+
+    ``required`` is how many of them are.
+    """
     return (await session.execute(_OF_ALL)).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,10 +17,10 @@ STALE_AFTER = timedelta(minutes=15)
 MAX_NAMES = 50
 MAX_TOP = 10
 # Ids are drawn at random: the first of them are a fair sample of all.
-SAMPLED_TIMES = 2_000
-SAMPLED_RATES = 500
+SAMPLED_PROBES = 10_000
+SAMPLED_RATES = 200
 SAMPLED_FAILING = 2_000
-SAMPLED_EDGES = 10_000
+SAMPLED_EDGES = 2_000
 _HOUR = timedelta(hours=1)
 _UNHEALTHY = [*ServiceStatus].index(ServiceStatus.UNHEALTHY)
 
@@ -29,19 +30,24 @@ _LIVING = """AND NOT EXISTS (
 )"""
 # Counters change with every probe: nobody keeps their sums, for which all probes would wait for each other.
 _PROBES = """
-SELECT coalesce(sum(success_count), 0)::bigint AS success_count,
-    coalesce(sum(failure_count), 0)::bigint AS failure_count,
-    avg(response_time_ms) AS avg, count(*) FILTER (WHERE flapping) AS flapping,
-    count(*) FILTER (WHERE last_seen IS NULL OR last_seen < :seen_before) AS stale
-FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant {living}
-"""
-_TIMES = """
-SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY response_time_ms) AS p50,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY response_time_ms) AS p95
+SELECT count(*) AS counted_in, coalesce(sum(success_count), 0)::bigint AS success_count,
+    coalesce(sum(failure_count), 0)::bigint AS failure_count, avg(response_time_ms) AS avg,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY response_time_ms) AS percentiles
 FROM (
-    SELECT response_time_ms FROM hx_registry.registry_health AS h
-    WHERE tenant_id = :tenant AND response_time_ms IS NOT NULL {living} ORDER BY item_id LIMIT :most
+    SELECT success_count, failure_count, response_time_ms FROM hx_registry.registry_health AS h
+    WHERE tenant_id = :tenant {living} ORDER BY item_id LIMIT :most
 ) AS few
+"""
+# Each of the three is counted in an index: together they would be looked for in every row.
+_STANDING = """
+SELECT (
+    SELECT count(*) FROM hx_registry.registry_health AS h
+    WHERE tenant_id = :tenant AND last_seen < :seen_before {living}
+) + (
+    SELECT count(*) FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant AND last_seen IS NULL {living}
+) AS stale, (
+    SELECT count(*) FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant AND flapping {living}
+) AS flapping
 """
 # One service after the other: joined, the last hour of all of them would be read.
 _RATE = text("""
@@ -97,19 +103,22 @@ class ItemNumbers:
         self._tenant_id = tenant_id
         self._now = now
 
-    async def of_probes(self, *, any_deleted: bool) -> ProbeNumbers:
-        """Return what probes found and left, of living services; ``any_deleted`` where there are others."""
-        living = _LIVING if any_deleted else ""
-        sums = (await self._rows(text(_PROBES.format(living=living)), seen_before=self._now - STALE_AFTER))[0]
-        times = (await self._rows(text(_TIMES.format(living=living)), most=SAMPLED_TIMES))[0]
+    async def of_probes(self, counts: Collection[Any]) -> ProbeNumbers:
+        """Return what probes found and left, of living services; ``counts`` say how many are alike (``ItemCount``)."""
+        living, deleted = (sum(row.items for row in counts if row.is_active is active) for active in (True, False))
+        among = _LIVING if deleted else ""
+        standing = (await self._rows(text(_STANDING.format(living=among)), seen_before=self._now - STALE_AFTER))[0]
+        sums = (await self._rows(text(_PROBES.format(living=among)), most=SAMPLED_PROBES))[0]
+        p50, p95 = sums.percentiles or (None, None)
         rate = await self._rows(_RATE, since=self._now - _HOUR, most=SAMPLED_RATES)
         failing = await self._rows(_FAILING, unhealthy=_UNHEALTHY, most=SAMPLED_FAILING, top=MAX_TOP)
         return ProbeNumbers(
-            success_count=sums.success_count,
-            failure_count=sums.failure_count,
-            stale=sums.stale,
-            flapping=sums.flapping,
-            response_time_ms=ResponseTimes(avg=sums.avg, p50=times.p50, p95=times.p95),
+            success_count=_scaled(sums.success_count, sums.counted_in, living),
+            failure_count=_scaled(sums.failure_count, sums.counted_in, living),
+            probes_counted_in=sums.counted_in,
+            stale=standing.stale,
+            flapping=standing.flapping,
+            response_time_ms=ResponseTimes(avg=sums.avg, p50=p50, p95=p95),
             success_rate_1h=rate[0][0],
             top_failing=tuple(FailingService(str(row.id), row.name, *row[2:]) for row in failing),
         )
@@ -125,3 +134,8 @@ class ItemNumbers:
 
     async def _rows(self, query: Any, **values: Any) -> Any:
         return (await self._session.execute(query, {"tenant": self._tenant_id, **values})).all()
+
+
+def _scaled(count: int, counted_in: int, of: int) -> int:
+    """Return what ``count`` in a sample comes to in all; as it is where it is of all."""
+    return round(count * of / counted_in) if 0 < counted_in < of else count

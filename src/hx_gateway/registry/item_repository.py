@@ -282,7 +282,7 @@ class RegistryItemRepository(BaseRepository[RegistryItem]):
         unwell = any(row.is_required and row.is_active and row.status is ServiceStatus.UNHEALTHY for row in counts)
         return added_up(
             counts,
-            await numbers.of_probes(any_deleted=any(not row.is_active for row in counts)),
+            await numbers.of_probes(counts),
             unhealthy_required=await numbers.unhealthy_required() if unwell else (),
             most_depended_on=await numbers.most_depended_on(),
         )

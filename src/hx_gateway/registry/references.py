@@ -27,7 +27,7 @@ async def found(
     if deleted is None:
         raise no_such(SERVICE, ref, param=param)
     if not include_deleted:
-        raise Deleted(SERVICE, ref)
+        raise Deleted(SERVICE, ref, param=param)
     return deleted
 
 

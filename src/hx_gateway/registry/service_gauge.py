@@ -1,8 +1,9 @@
-"""How many services there are, for Prometheus: read in the background, so that a scrape asks no database."""
+"""How many services there are and wait, for Prometheus: read in the background, so that a scrape asks no database."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import structlog
 
@@ -11,6 +12,7 @@ from hx_gateway.errors import Unavailable
 from hx_gateway.kit.clock import Clock, SystemClock
 from hx_gateway.kit.tasks import end_tasks
 from hx_gateway.registry.item_counts import counts_of_all
+from hx_gateway.registry.probing import overdue_seconds
 from hx_gateway.services.database import DatabaseManager
 from hx_gateway.telemetry import Metrics
 
@@ -19,11 +21,17 @@ _log = structlog.get_logger()
 
 
 class ServiceGauge:
-    """Keeps the gauge of all tenants' living services. While the database is away it stays as it was."""
+    """Keeps the gauges of all tenants' living services. While the database is away they stay as they were.
 
-    def __init__(self, database: DatabaseManager, metrics: Metrics, *, clock: Clock | None = None) -> None:
+    ``probing`` says whether this gateway probes: where nobody does, nobody is late.
+    """
+
+    def __init__(
+        self, database: DatabaseManager, metrics: Metrics, *, probing: bool = True, clock: Clock | None = None
+    ) -> None:
         self._database = database
-        self._gauge = metrics.registry_services
+        self._metrics = metrics
+        self._probing = probing
         self._clock = clock or SystemClock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -38,10 +46,17 @@ class ServiceGauge:
 
     async def read(self) -> None:
         """Read the counts once. What there was and is not any more is 0 in the table too, and so in the gauge."""
+        metrics = self._metrics
         async with self._database.session(EVERY_TENANT) as session:
             rows = await counts_of_all(session)
+            overdue = await overdue_seconds(session, self._clock.now()) if self._probing else 0.0
+        required: Counter[str] = Counter()
         for row in rows:
-            self._gauge.labels(row.status, row.protocol, row.priority).set(row.services)
+            metrics.registry_services.labels(row.status, row.protocol, row.priority).set(row.services)
+            required[row.status] += row.required
+        for status, services in required.items():
+            metrics.required_services.labels(status).set(services)
+        metrics.checks_overdue.set(overdue)
 
     async def _forever(self) -> None:
         while True:

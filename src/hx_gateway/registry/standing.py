@@ -10,6 +10,7 @@ from typing import Any
 
 from hx_gateway.access.resources import Actor
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
+from hx_gateway.errors import Unavailable
 from hx_gateway.registry.bulk import ids_of
 from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.merge_patch import merged
@@ -29,6 +30,8 @@ from hx_gateway.registry.probing import (
 )
 from hx_gateway.registry.probing.beat_repository import BeatingItems
 from hx_gateway.registry.probing.outcome import redacted
+from hx_gateway.registry.probing.prober import target_at
+from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.references import found, perhaps
 from hx_gateway.registry.transactions import Transaction, Transactions
 
@@ -87,12 +90,14 @@ class Standing:
     ) -> HealthState:
         """Probe a service now, on a ``level`` where its probe knows both (:meth:`Prober.check_now`).
 
-        Raises :class:`NotProbing` in a gateway that does not probe.
+        Raises :class:`NotProbing` in a gateway that does not probe, and ``Unavailable`` where too many are asked for.
         """
         if self._prober is None:
             raise NotProbing
         async with self._transactions.open(actor, tenant_id, "standing.check") as transaction:
             item = await found(transaction.items, ref)
+        # Before anybody who probes it loses it.
+        target_at(level, Target.of(item), by_beats=item.health.by_beats)
         return await self._prober.check_now(transaction.tenant_id, item.id, level)
 
     async def first_look(self, actor: Actor, item_id: str, *, tenant_id: str | None = None) -> HealthState:
@@ -100,8 +105,8 @@ class Standing:
         try:
             async with asyncio.timeout(FIRST_LOOK_SECONDS):
                 return await self.check(actor, item_id, tenant_id=tenant_id)
-        except TimeoutError:
-            # The probe goes on, and is written down once it ends.
+        except (TimeoutError, Unavailable):
+            # The probe goes on, and is written down once it ends; one that had no place is made when it is due.
             return await self.health(actor, item_id, tenant_id=tenant_id)
 
     async def health_history(

@@ -57,14 +57,16 @@ class RequiredServices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeNumbers:
-    """What probes found and left. Sums, ``stale``, ``flapping`` and the average are of all living services.
+    """What probes found and left of living services.
 
-    ``stale`` were not seen for 15 minutes, or never. Percentiles and ``success_rate_1h``, 0 to 1 or ``None`` without
-    probes, are those of some services where there are many.
+    ``stale`` were not seen for 15 minutes, or never; they and ``flapping`` ones are counted among all. Counts of probes
+    and times of answers are of ``probes_counted_in`` services: where those are not all, counts are an estimate, what
+    they come to for all. ``success_rate_1h``, 0 to 1 or ``None`` without probes, is of fewer where there are many.
     """
 
     success_count: int
     failure_count: int
+    probes_counted_in: int
     stale: int
     flapping: int
     response_time_ms: ResponseTimes
@@ -92,6 +94,7 @@ class ServiceStatistics:
     by_priority: Mapping[ServicePriority, int]
     success_count: int
     failure_count: int
+    probes_counted_in: int
     average_response_time_ms: float | None
     stale: int
     flapping: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import Any
 
@@ -35,6 +35,10 @@ class Tool:
         parts = [self.name, self.title, self.description, self.input_schema, self.output_schema, self.annotations]
         definition = json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
         object.__setattr__(self, "definition_hash", blake2b(definition, digest_size=_HASH_BYTES).hexdigest())
+
+
+# What is kept and shown of a tool, under the same names.
+TOOL_FIELDS = tuple(each.name for each in fields(Tool))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from hx_gateway.registry.item_search import LAST, prepare
 from hx_gateway.registry.probing.outcome import ProbeOutcome
 from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.searches import words_of
-from hx_gateway.registry.tool_definitions import Tool, ToolList
+from hx_gateway.registry.tool_definitions import TOOL_FIELDS, Tool, ToolList
 
 # Of tools that differ in an entry of the audit log, which goes to everybody who follows the registry.
 MAX_TOLD = 200
@@ -188,13 +188,7 @@ class ToolRepository(RegistryItemRepository):
         return {
             "tenant_id": self._trail.tenant_id,
             "item_id": item_id,
-            "name": tool.name,
-            "title": tool.title,
-            "description": tool.description,
-            "input_schema": tool.input_schema,
-            "output_schema": tool.output_schema,
-            "annotations": tool.annotations,
-            "definition_hash": tool.definition_hash,
+            **{name: getattr(tool, name) for name in TOOL_FIELDS},
             "first_seen": self._trail.now,
             "updated_at": self._trail.now,
         }

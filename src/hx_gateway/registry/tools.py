@@ -7,22 +7,22 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from hx_gateway.access.errors import no_such
-from hx_gateway.access.resources import Actor
+from hx_gateway.access.resources import MAX_PAGE, Actor
 from hx_gateway.db.models.health_config import health_config
-from hx_gateway.db.models.registry_tools import RegistryTool, ToolListing
+from hx_gateway.db.models.registry_tools import RegistryTool
 from hx_gateway.registry.bulk import ids_of
 from hx_gateway.registry.errors import NoToolsToAskFor, NotProbing, ToolsNotListed
 from hx_gateway.registry.probing import Prober, Verdict
 from hx_gateway.registry.probing.outcome import Unanswered
 from hx_gateway.registry.probing.rules import rules_for
 from hx_gateway.registry.probing.target import Target
-from hx_gateway.registry.references import SERVICE, found
-from hx_gateway.registry.tool_definitions import MAX_TOOLS
+from hx_gateway.registry.references import found
+from hx_gateway.registry.tool_definitions import MAX_TOOLS, TOOL_FIELDS
 from hx_gateway.registry.tool_repository import FoundTool, ToolRepository, ToolSearch
 from hx_gateway.registry.transactions import Transaction, Transactions
 
-_NEVER = ToolListing(asked_at=None, fetched_at=None, failure_class=None, last_error=None, warnings=[])
+# Columns of its row; without one it was never asked.
+_HOW_IT_WENT = ("asked_at", "fetched_at", "failure_class", "last_error")
 
 
 class Tools:
@@ -40,17 +40,14 @@ class Tools:
             item = await found(transaction.items, ref)
             tools = _repository(transaction)
             rows, next_cursor = await tools.tools(ToolSearch(services=frozenset({item.id})), limit=limit, cursor=cursor)
-            listing = await tools.listing(item.id) or _NEVER
+            listing = await tools.listing(item.id)
             total = await tools.count_tools(item.id)
         return {
             "service_id": str(item.id),
             "service": item.name,
             "total": total,
-            "asked_at": listing.asked_at,
-            "fetched_at": listing.fetched_at,
-            "failure_class": listing.failure_class,
-            "last_error": listing.last_error,
-            "warnings": listing.warnings,
+            **{name: getattr(listing, name, None) for name in _HOW_IT_WENT},
+            "warnings": [] if listing is None else listing.warnings,
             "items": [shown_tool(row.tool) for row in rows],
             "next_cursor": next_cursor,
             "has_more": next_cursor is not None,
@@ -74,7 +71,10 @@ class Tools:
         cursor: str | None = None,
         tenant_id: str | None = None,
     ) -> dict[str, Any]:
-        """Return a page of the tools of living services, each with its service. Raises ``NotFound`` for a service."""
+        """Return a page of the tools of living services, each with its service.
+
+        Raises ``NotFound`` for a service that there is not, and :class:`Deleted` for one that was deleted.
+        """
         async with self._transactions.open(actor, tenant_id, "tools.find") as transaction:
             search = ToolSearch(
                 text=text,
@@ -109,17 +109,7 @@ class Tools:
 
 def shown_tool(tool: RegistryTool) -> dict[str, Any]:
     """Return a tool as it is shown."""
-    return {
-        "name": tool.name,
-        "title": tool.title,
-        "description": tool.description,
-        "input_schema": tool.input_schema,
-        "output_schema": tool.output_schema,
-        "annotations": tool.annotations,
-        "definition_hash": tool.definition_hash,
-        "first_seen": tool.first_seen,
-        "updated_at": tool.updated_at,
-    }
+    return {name: getattr(tool, name) for name in (*TOOL_FIELDS, "first_seen", "updated_at")}
 
 
 def _with_service(row: FoundTool) -> dict[str, Any]:
@@ -131,8 +121,10 @@ def _repository(transaction: Transaction) -> ToolRepository:
 
 
 async def _ids_of(transaction: Transaction, refs: Sequence[str]) -> frozenset[UUID]:
-    ids = await ids_of(transaction.items, refs)
-    missing = next((ref for ref in refs if ref not in ids), None)
-    if missing is not None:
-        raise no_such(SERVICE, missing, param="service")
+    items = transaction.items
+    ids = await ids_of(items, refs)
+    living = {item.id for item in (await items.get_multi({"id": [*ids.values()]}, limit=MAX_PAGE)).items}
+    for ref in refs:
+        if ids.get(ref) not in living:
+            ids[ref] = (await found(items, ref, param="service")).id
     return frozenset(ids.values())

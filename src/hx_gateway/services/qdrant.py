@@ -72,6 +72,21 @@ class QdrantService(WatchedService):
         ``body`` is sent as JSON. Raises ``DependencyError``, at once while the server is known to be away, and
         ``QdrantRefused`` for an answer of 4xx.
         """
+        return (await self._answer(method, path, body, query=query, timeout=timeout)).result
+
+    async def version(self) -> str | None:
+        """Return the version that the server tells; raises as :meth:`ask` does."""
+        return (await self._answer("GET", "/", timeout=CALL_SECONDS)).version
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        timeout: float,
+    ) -> _Answer:
         if not self.sample.healthy:
             raise DependencyError(self.display_name, self.sample.failure or FailureKind.REFUSED)
         if self._session is None:
@@ -85,7 +100,7 @@ class QdrantService(WatchedService):
                     method, self._root + path, data=data, headers=headers, params=query, allow_redirects=False
                 ) as response,
             ):
-                return await _result(response)
+                return await _read(response)
         except (aiohttp.ClientError, OSError) as error:
             kind = classify(error).kind
             if kind in _TELLING:
@@ -103,10 +118,13 @@ class QdrantService(WatchedService):
 
 
 class _Answer(msgspec.Struct):
+    """``version`` is what ``GET /`` has beside no ``result``."""
+
     result: Any = None
+    version: str | None = None
 
 
-async def _result(response: aiohttp.ClientResponse) -> Any:
+async def _read(response: aiohttp.ClientResponse) -> _Answer:
     """Return what an answer holds, or raise for what it is."""
     if response.status in (401, 403):
         raise DependencyError("Qdrant", FailureKind.AUTH, retryable=False)
@@ -120,7 +138,7 @@ async def _result(response: aiohttp.ClientResponse) -> Any:
         if len(data) > MAX_ANSWER_BYTES:
             raise DependencyError("Qdrant", FailureKind.PROTOCOL)
     try:
-        return msgspec.json.decode(data, type=_Answer).result
+        return msgspec.json.decode(data, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DependencyError("Qdrant", FailureKind.PROTOCOL) from error
 

@@ -29,6 +29,8 @@ CONNECT_SECONDS = 2.0
 MAX_WAITING = 10_000
 # A loop that stood still finds its own timers before what has long been received: one more look after this.
 GRACE_SECONDS = 0.05
+# The same for who waits a moment only: so long before that is over.
+LAST_LOOK_SECONDS = 0.002
 
 Part = str | bytes | int | float
 
@@ -106,9 +108,20 @@ class RedisPipe:
         except RedisError as error:
             raise dependency_error(DISPLAY_NAME, error) from error
 
-    async def run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Part]) -> Any:
-        """Return what ``script`` returns; it is loaded where the server has lost it."""
-        return await self._run(script, _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments)))
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[str | bytes],
+        arguments: Sequence[Part],
+        *,
+        within: float | None = None,
+    ) -> Any:
+        """Return what ``script`` returns; it is loaded where the server has lost it.
+
+        A caller that gives up after ``within`` seconds, the same in all such calls, is the only one that fails; its
+        script is run all the same. A time limit of its own would cost it more than the call.
+        """
+        return await self._run(script, _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments)), within)
 
     async def run_prepared(self, prepared: Prepared, *arguments: Part) -> Any:
         """Return what a script returns for what is prepared and these further ``arguments``, one at least."""
@@ -126,21 +139,21 @@ class RedisPipe:
         if self._link is not None:
             self._link.fail(ConnectionResetError("closed"))
 
-    async def _run(self, script: Script, call: bytes) -> Any:
-        link = self._usable() or await self._connected()
+    async def _run(self, script: Script, call: bytes, within: float | None = None) -> Any:
+        link = self._usable() or await self._connected(within)
         try:
-            return await self._send(link, call)
+            return await self._send(link, call, within)
         except NoScriptError:
-            return await self._load(link, script, call)
+            return await self._load(link, script, call, within)
         except RedisError as error:
             raise dependency_error(DISPLAY_NAME, error) from error
 
-    async def _load(self, link: _Link, script: Script, call: bytes) -> Any:
+    async def _load(self, link: _Link, script: Script, call: bytes, within: float | None) -> Any:
         """Load and run in one go. The load's own failure shows in the run's."""
         try:
             loading = self._send(link, _pack(("SCRIPT", "LOAD", script.text)))
             loading.add_done_callback(_retrieved)
-            return await self._send(link, call)
+            return await self._send(link, call, within)
         except RedisError as error:
             raise dependency_error(DISPLAY_NAME, error) from error
 
@@ -148,12 +161,15 @@ class RedisPipe:
         link = self._link
         return link if link is not None and not link.lost else None
 
-    def _send(self, link: _Link, packed: bytes) -> asyncio.Future[Any]:
+    def _send(self, link: _Link, packed: bytes, within: float | None = None) -> asyncio.Future[Any]:
         if len(link.waiting) + self._entering >= self._max_waiting:
             raise DependencyError(DISPLAY_NAME, FailureKind.OVERLOADED)
-        return link.send(packed)
+        future = link.send(packed)
+        if within is not None:
+            link.give_up(future, within)
+        return future
 
-    async def _connected(self) -> _Link:
+    async def _connected(self, within: float | None = None) -> _Link:
         """Return a connection once there is one, which all that want it wait for together."""
         if self._closed:
             raise DependencyError(DISPLAY_NAME, FailureKind.LOST)
@@ -164,7 +180,7 @@ class RedisPipe:
             connecting = self._connecting = asyncio.create_task(self._connect())
         self._entering += 1
         try:
-            done, _ = await asyncio.wait({connecting}, timeout=self._timeout)
+            done, _ = await asyncio.wait({connecting}, timeout=self._timeout if within is None else within)
         finally:
             self._entering -= 1
         if not done:
@@ -231,6 +247,9 @@ class _Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.Future[Any] | None = None
+        # Whoever waits less long, and until when; the timer is for the first of them.
+        self._impatient: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._giving_up: asyncio.TimerHandle | None = None
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Write a packed command, and return the future of its reply.
@@ -252,6 +271,13 @@ class _Link(asyncio.Protocol):
             self._timer = self._loop.call_at(deadline, self._look)
         return future
 
+    def give_up(self, future: asyncio.Future[Any], seconds: float) -> None:
+        """Let ``future`` fail after ``seconds``, and its reply be read by nobody; nobody else is any worse for it."""
+        until = self._loop.time() + seconds
+        self._impatient.append((until, future))
+        if self._giving_up is None:
+            self._giving_up = self._loop.call_at(until - LAST_LOOK_SECONDS, self._look_once_more)
+
     def fail(self, error: BaseException) -> None:
         """Drop the connection; all that wait fail for the same reason."""
         self.lost = True
@@ -259,8 +285,11 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._timer = self._giving_up = None
         self._unsent.clear()
+        self._impatient.clear()
         self._deadlines.clear()
         waiting, self.waiting = self.waiting, deque()
         for future in waiting:
@@ -313,6 +342,20 @@ class _Link(asyncio.Protocol):
         unsent, self._unsent = self._unsent, []
         if unsent and self._transport is not None:
             self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+
+    def _look_once_more(self) -> None:
+        """Read what has been received, and then give up."""
+        self._giving_up = self._loop.call_later(LAST_LOOK_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        impatient, now = self._impatient, self._loop.time()
+        while impatient and (impatient[0][1].done() or impatient[0][0] <= now):
+            _, future = impatient.popleft()
+            if not future.done():
+                future.set_exception(DependencyError(DISPLAY_NAME, FailureKind.TIMEOUT))
+        if impatient:
+            self._giving_up = self._loop.call_at(impatient[0][0] - LAST_LOOK_SECONDS, self._look_once_more)
 
     def _look(self) -> None:
         """See whether the oldest reply is late; all after it are younger."""

@@ -63,6 +63,18 @@ def admin_key(key: str) -> Callable[[Path], Mapping[str, str]]:
     return lambda _directory: {"HX_ADMIN_KEY": key}
 
 
+def secrets_file(mode: int) -> Callable[[Path], Mapping[str, str]]:
+    """Return what writes a file of secrets and names it in the environment."""
+
+    def write(directory: Path) -> Mapping[str, str]:
+        path = directory / "gateway.env"
+        path.write_text(f"WRAPPER_LOG_LEVEL=INFO\nLITELLM_MASTER_KEY=sk-{GOOD}\n")
+        path.chmod(mode)
+        return {"HX_ENV_FILE": str(path)}
+
+    return write
+
+
 WEAK_PEPPER = b"correct-horse-secret-battery-pepper!".hex()
 # What is wrong, the words that say so, and what must not be repeated.
 CASES: Mapping[str, tuple[Callable[[Path], Mapping[str, str]], str, str]] = {
@@ -80,12 +92,13 @@ CASES: Mapping[str, tuple[Callable[[Path], Mapping[str, str]], str, str]] = {
     "pepper for a group to change": (pepper_file(peppers(GOOD), 0o660), "chmod 600", GOOD),
     "pepper behind a link": (linked, "HX_PEPPER_FILE", GOOD),
     "no file of peppers": (lambda directory: {"HX_PEPPER_FILE": str(directory / "none")}, "HX_PEPPER_FILE", "\0"),
+    "secrets for the world": (secrets_file(0o644), "holds LITELLM_MASTER_KEY, and everybody", GOOD),
     "broken file of peppers": (pepper_file(f'{{"current": "{GOOD}'), "HX_PEPPER_FILE", GOOD),
 }
 
 
 # Started as a whole. The others end at the same place, without a process for each.
-AS_PROCESSES = ("well-known admin key", "pepper that is no secret", "pepper for the world")
+AS_PROCESSES = ("well-known admin key", "pepper that is no secret", "pepper for the world", "secrets for the world")
 
 
 @pytest.mark.parametrize("name", CASES)

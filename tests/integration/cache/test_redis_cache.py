@@ -13,7 +13,7 @@ from hx_gateway.cache.answers import OVERHEAD_BYTES, encode_answer
 from hx_gateway.cache.redis_store import FAILURES, RedisCache
 from hx_gateway.cache.store import BUDGET_SECONDS, CacheAway, Question
 from hx_gateway.services.base import DependencyError
-from hx_gateway.services.redis_pipe import RedisPipe
+from hx_gateway.services.redis_pipe import TIMEOUT_SECONDS, RedisPipe
 from tests.fixtures.servers import RedisServer
 from tests.integration.limits.redis_only import KINDS, running
 from tests.unit.cache.questions import answer, question
@@ -44,8 +44,8 @@ async def make_cache(server: RedisServer, pipe: RedisPipe) -> AsyncIterator[Make
     made: list[RedisCache] = []
 
     def make(max_bytes: int = 10**6, *, seconds: float = PATIENT_SECONDS, healthy: bool = True) -> RedisCache:
-        pipes = [RedisPipe(server.url, timeout=seconds) for _ in range(2)]
-        made.append(RedisCache(*pipes, max_bytes=max_bytes, healthy=lambda: healthy, seconds=seconds))
+        pipe = RedisPipe(server.url, timeout=max(seconds, TIMEOUT_SECONDS))
+        made.append(RedisCache(pipe, max_bytes=max_bytes, healthy=lambda: healthy, seconds=seconds))
         return made[-1]
 
     yield make

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from hx_gateway.access.key_source import PostgresKeySource
-from hx_gateway.cli.doctor import examine
 from hx_gateway.db.row_security import EVERY_TENANT, EVERY_TENANT_SETTINGS, TENANT_SETTING, exempt_role
+from hx_gateway.doctor.examination import examine
 from hx_gateway.journal.connecting import Connector
 from hx_gateway.kit.clock import SystemClock
 from hx_gateway.migrations.runner import downgrade, upgrade

@@ -126,6 +126,13 @@ async def test_an_open_circuit_is_unhealthy_and_says_why(tmp_path: Path) -> None
         health = await db.get_health_metrics()
         assert (health.status, health.circuit_state) == (DatabaseHealthStatus.UNHEALTHY, CircuitState.OPEN)
         assert "circuit_open" in health.reasons
+        assert db.drain is not None
+        metrics = Metrics()
+        RecordFigures(metrics, db, [db.drain]).publish()
+        assert metrics.registry.get_sample_value("hx_record_health") == 3
+        free = metrics.registry.get_sample_value("hx_journal_free_bytes", {"journal": "events"})
+        assert free is not None
+        assert free > 0
         assert health.last_error is not None
         assert health.failed_queries > 0
         assert [entry["event"] for entry in logs].count("circuit_changed") == 1

@@ -14,7 +14,7 @@ from hx_gateway.registry.probing import SeriesMetric, series, slower_because
 from hx_gateway.registry.searches import ServiceSearch
 from hx_gateway.registry.service_gauge import ServiceGauge
 from hx_gateway.telemetry import Metrics
-from tests.integration.registry.registries import NOON, Registry, names
+from tests.integration.registry.registries import NOON, Registry, SetClock, names
 
 HOUR = timedelta(hours=1)
 _ADD = text("""
@@ -131,6 +131,45 @@ async def test_samples_are_of_so_many_services_at_most(registry: Registry, monke
     assert numbers.required_services.unhealthy_count == 3
 
 
+async def test_counts_of_probes_are_what_those_of_some_come_to(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await registry.create(f"s{number}") for number in range(5)]
+    async with registry.open() as items:
+        for item in made:
+            await items.update_health_status(item.id, ServiceStatus.HEALTHY, response_time_ms=5.0)
+        await items.delete(made[0].id)
+        every = await items.get_service_statistics()
+        monkeypatch.setattr(item_numbers, "SAMPLED_PROBES", 2)
+        some = await items.get_service_statistics()
+    assert (every.success_count, every.failure_count, every.probes_counted_in) == (4, 0, 4)
+    assert (some.success_count, some.failure_count, some.probes_counted_in) == (4, 0, 2)
+    assert some.response_time_ms == every.response_time_ms
+
+
+async def test_stale_and_flapping_ones_are_counted_among_all_that_live(
+    registry: Registry, rival: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_numbers, "SAMPLED_PROBES", 1)
+    await rival.create("other")
+    made = [await registry.create(f"s{number}") for number in range(6)]
+    async with registry.open() as items:
+        limit = NOON - item_numbers.STALE_AFTER
+        await items.bulk_update_last_seen([made[1].id, made[5].id], at=limit - timedelta(seconds=1))
+        await items.bulk_update_last_seen([made[2].id], at=limit)
+        await items.bulk_update_last_seen([made[3].id], at=NOON)
+    async with registry.database.session(registry.tenant) as session:
+        flap = "UPDATE hx_registry.registry_health SET flapping = true WHERE item_id = ANY(:ids)"
+        await session.execute(text(flap), {"ids": [made[3].id, made[5].id]})
+    async with registry.open() as items:
+        everybody = await items.get_service_statistics()
+        await items.delete(made[5].id)
+        living = await items.get_service_statistics()
+    # Never seen: s0 and s4.
+    assert (everybody.stale, everybody.flapping) == (4, 2)
+    assert (living.stale, living.flapping) == (3, 1)
+
+
 async def test_what_is_counted_by_triggers_is_no_estimate(registry: Registry) -> None:
     await registry.create("a", priority="low")
     await registry.create("b", priority="high", is_enabled=False)
@@ -173,3 +212,26 @@ async def test_the_gauge_is_of_all_tenants_and_follows_what_is_gone(registry: Re
         await items.update((await items.get_multi()).items[0].id, {"priority": "low"})
     await gauge.read()
     assert metrics.registry.get_sample_value("hx_registry_services", labels) == 0
+
+
+async def test_the_gauge_tells_of_what_is_required_and_how_late_probes_are(registry: Registry) -> None:
+    metrics, clock = Metrics(), SetClock()
+    labels = {"status": "maintenance"}
+    await registry.create("mail", status=ServiceStatus.MAINTENANCE, is_required=True)
+    await registry.create("post", status=ServiceStatus.MAINTENANCE)
+    gauge = ServiceGauge(registry.database, metrics, clock=clock)
+
+    def value(name: str, labels: dict[str, str] | None = None) -> float | None:
+        return metrics.registry.get_sample_value(name, labels or {})
+
+    await gauge.read()
+    assert value("hx_registry_required_services", labels) == 1
+    on_time = value("hx_registry_checks_overdue_seconds")
+    assert on_time is not None
+    clock.time += HOUR
+    await gauge.read()
+    late = value("hx_registry_checks_overdue_seconds")
+    assert late is not None
+    assert late >= on_time + 3600 - 60
+    await ServiceGauge(registry.database, metrics, probing=False, clock=clock).read()
+    assert value("hx_registry_checks_overdue_seconds") == 0

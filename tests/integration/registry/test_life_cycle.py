@@ -261,6 +261,42 @@ async def test_what_is_waited_for_may_be_set_and_taken_back(desk: Desk) -> None:
     assert await pending(desk, "weather") == ([], [])
 
 
+async def test_a_version_that_depends_on_what_is_gone_comes_back_and_waits_for_the_names(
+    desk: Desk, admin: Actor
+) -> None:
+    ends = ["clock", "maps", "radar", "tides"]
+    for name in ends:
+        await desk.create(name)
+    await desk.create("weather", dependencies=ends, pending_dependencies=["CLOUDS"])
+    await desk.catalog.update(desk.member, "weather", {"dependencies": [], "pending_dependencies": ["Clouds"]})
+    for name in ("maps", "radar", "tides"):
+        await desk.catalog.delete(desk.member, name)
+    for name in ("maps", "tides"):
+        await desk.catalog.purge(admin, name)
+    await desk.create("Tides")
+    history = History(desk.catalog.transactions)
+    await history.revert(desk.member, "weather", 1)
+    assert await pending(desk, "weather") == (["Tides", "clock"], ["CLOUDS", "maps", "radar"])
+    await desk.catalog.restore(desk.member, "radar")
+    await desk.create("maps")
+    assert await pending(desk, "weather") == (["Tides", "clock", "maps", "radar"], ["CLOUDS"])
+    # One that it depends on already stays its dependency, deleted or not.
+    await desk.catalog.delete(desk.member, "radar", dependents="force")
+    kept = await history.revert(desk.member, "weather", 6)
+    assert (len(kept["dependencies"]), kept["pending_dependencies"]) == (4, ["CLOUDS"])
+
+
+async def test_a_version_does_not_wait_for_its_own_name(desk: Desk, admin: Actor) -> None:
+    await desk.create("radar")
+    await desk.create("maps", dependencies=["radar"])
+    await desk.catalog.update(desk.member, "maps", {"name": "atlas", "dependencies": []})
+    await desk.catalog.update(desk.member, "radar", {"name": "Maps"})
+    await desk.catalog.delete(desk.member, "Maps")
+    await desk.catalog.purge(admin, "Maps")
+    back = await History(desk.catalog.transactions).revert(desk.member, "atlas", 1)
+    assert (back["name"], back["dependencies"], back["pending_dependencies"]) == ("maps", [], [])
+
+
 @pytest.mark.parametrize(
     "names", [["weather"], ["WEATHER"], ["a", "A"], [""], [" a"], ["a\0"], ["\ud800"], ["x" * 256], [5], "maps", None]
 )

@@ -77,6 +77,7 @@ async def test_a_registry_whose_cursor_comes_back_is_left_there(
         ("other", "no list of servers"),
         ("cursor", "cursor"),
         ("large", "more than is read"),
+        ("crowded", "more than 2,000 servers"),
         ("old/none", "status 404"),
     ],
 )

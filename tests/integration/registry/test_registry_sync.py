@@ -13,12 +13,13 @@ import pytest
 from hx_gateway.registry import RegistryItem, ServiceStatus, Transactions
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.source import RegistrySource
-from hx_gateway.registry.sync.followed import Followed, SyncState
+from hx_gateway.registry.sync.followed import Followed, SyncState, Tally
+from hx_gateway.registry.sync.incoming import Incoming
 from hx_gateway.registry.sync.job import RegistrySync
 from hx_gateway.registry.sync.repository import LEASE, LeaseLost
 from hx_gateway.services.egress.guard import EgressGuard
 from hx_gateway.telemetry import Metrics
-from tests.fixtures.foreign_registry import ForeignRegistry, foreign_registry
+from tests.fixtures.foreign_registry import OFFICIAL, ForeignRegistry, foreign_registry
 from tests.integration.registry.registries import Registry, SetClock
 from tests.integration.registry.test_registry_source import LOOPBACK
 
@@ -69,10 +70,14 @@ class Follower:
         async with self.registry.open() as items:
             await items.update(item.id, values)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> RegistryItem:
         item = (await self.services())[name]
         async with self.registry.open() as items:
-            await items.delete(item.id)
+            return await items.delete(item.id)
+
+    async def restore(self, item: RegistryItem) -> None:
+        async with self.registry.open() as items:
+            await items.restore(item.id)
 
 
 def counts(state: SyncState) -> tuple[int, int, int, int]:
@@ -224,6 +229,121 @@ async def test_services_of_ones_own_and_deleted_ones_are_left_alone(
     assert [(name, item.description) for name, item in services.items()] == [(MAIL, "Ours.")]
 
 
+async def test_a_deleted_service_stays_so_and_makes_up_for_what_it_missed_once_it_is_restored(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    news = "com.example/news"
+    for name in (MAIL, POST, news):
+        foreign.put(name)
+    await follower.sync()
+    deleted = [await follower.delete(name) for name in (MAIL, POST, news)]
+    foreign.put(MAIL, version="2.0.0")
+    foreign.take_back(POST)
+    # The third one is told of again for the five minutes to spare.
+    assert counts(await follower.sync()) == (0, 0, 0, 3)
+    # What changed is further back than any list goes by now.
+    follower.clock.time += HOUR
+    foreign.now = follower.clock.time
+    foreign.put("com.example/other")
+    await follower.sync()
+    assert list(await follower.services()) == ["com.example/other"]
+    for item in deleted:
+        await follower.restore(item)
+    asked = len(foreign.asked)
+    assert counts(await follower.sync()) == (0, 1, 1, 0)
+    services = await follower.services()
+    assert (services[MAIL].version, services[MAIL].is_enabled) == ("2.0.0", True)
+    assert (services[POST].status, services[POST].is_enabled) == (ServiceStatus.DISABLED, False)
+    assert (services[news].version, services[news].is_enabled) == ("1.0.0", True)
+    assert "updated_since" in foreign.asked[asked]
+    assert counts(await follower.sync()) == (0, 0, 0, 0)
+    foreign.put(POST, version="2.0.0")
+    assert counts(await follower.sync()) == (0, 1, 0, 0)
+    assert (await follower.services())[POST].is_enabled
+
+
+async def test_who_asks_while_a_registry_is_followed_has_it_followed_again(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    foreign.put(MAIL)
+    page, loop = foreign.page, asyncio.get_running_loop()
+
+    def asks(query: Any) -> Any:
+        follower.clock.time += timedelta(seconds=1)
+        asyncio.run_coroutine_threadsafe(follower.job.ask(follower.registry.tenant), loop).result()
+        return page(query)
+
+    for broken in (None, {"servers": 7}):
+        foreign.page = lambda query: asks(query) if broken is None else asks(query) and broken  # type: ignore[method-assign]  # noqa: B023
+        state = await follower.sync()
+        assert (state.last_error is None, state.next_at) == (broken is None, follower.clock.time)
+        foreign.page = page  # type: ignore[method-assign]
+        assert await follower.job.step()
+        assert not await follower.job.step()
+
+
+async def test_where_nobody_says_which_version_is_the_latest_it_is_that_of_all(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    def put(version: str, **more: Any) -> None:
+        foreign.put(MAIL, version=version, **more)
+        member = foreign.servers.pop(MAIL)
+        del member["_meta"][OFFICIAL]["isLatest"]
+        # By versions, as the pages of such a registry are: three to a page.
+        foreign.servers[f"{MAIL} {version}"] = member
+
+    foreign.put("com.example/first")
+    for version in ("1.10.0", "1.2.0", "1.8.0", "1.9.0"):
+        put(version)
+    assert counts(await follower.sync()) == (2, 0, 0, 0)
+    mail = (await follower.services())[MAIL]
+    assert (mail.version, mail.row_version) == ("1.10.0", 1)
+    put("1.8.0", status="deprecated")
+    assert counts(await follower.sync()) == (0, 0, 0, 0)
+    # What is told of versions of before is nothing to it, but for one of which there is no later one any more.
+    put("1.10.0", status="deleted")
+    foreign.latest = lambda _: foreign.servers[f"{MAIL} 1.9.0"]  # type: ignore[method-assign, assignment]
+    put("1.2.0", title="Old mail")
+    assert counts(await follower.sync()) == (0, 1, 0, 0)
+    assert (await follower.services())[MAIL].version == "1.9.0"
+    put("1.11.0", title="New mail")
+    foreign.latest = lambda _: foreign.servers[f"{MAIL} 1.11.0"]  # type: ignore[method-assign, assignment]
+    assert counts(await follower.sync()) == (0, 1, 0, 0)
+    assert (await follower.services())[MAIL].version == "1.11.0"
+    for version in ("1.10.0", "1.11.0", "1.2.0", "1.8.0", "1.9.0"):
+        put(version, status="deleted")
+    foreign.latest = lambda _: None  # type: ignore[method-assign, assignment]
+    assert counts(await follower.sync()) == (0, 0, 1, 0)
+    # Further on than five minutes, so that no list tells of those that were deleted.
+    foreign.now += timedelta(minutes=10)
+    follower.clock.time += HOUR
+    foreign.put("com.example/first")
+    await follower.sync()
+    put("1.8.0")
+    await follower.sync()
+    mail = (await follower.services())[MAIL]
+    assert (mail.version, mail.is_enabled) == ("1.8.0", True)
+
+
+async def test_one_service_that_cannot_be_disabled_holds_up_no_other(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    for name in (MAIL, POST):
+        foreign.put(name)
+    await follower.sync()
+    # As one from before a rule that it breaks.
+    await follower.registry.rows(
+        "UPDATE hx_registry.registry_items SET name = ' ' || name WHERE tenant_id = :id AND name = :name RETURNING 1",
+        id=follower.registry.tenant,
+        name=MAIL,
+    )
+    for name in (MAIL, POST):
+        foreign.take_back(name)
+    assert counts(await follower.sync()) == (0, 0, 1, 1)
+    services = await follower.services()
+    assert (services[f" {MAIL}"].is_enabled, services[POST].is_enabled) == (True, False)
+
+
 async def test_one_that_is_no_server_leaves_out_itself_alone(registry: Registry, foreign: ForeignRegistry) -> None:
     foreign.put(MAIL)
     async with following(registry, f"{foreign.url}/odd") as follower:
@@ -294,7 +414,27 @@ async def test_who_lost_its_lease_writes_nothing_more(follower: Follower, foreig
     follower.clock.time += LEASE
     assert await follower.job.repository.claim(follower.job._followed, follower.clock.time) is not None
     with pytest.raises(LeaseLost):
-        await follower.job._taking.take(claim, {}, [])
+        await follower.job._taking.take(claim, Incoming(), [])
+    now = follower.clock.time
+    with pytest.raises(LeaseLost):
+        await follower.job.repository.succeed(claim, now, now, watermark=now, tally=Tally())
+
+
+async def test_who_fails_after_its_lease_was_lost_leaves_it_to_who_has_it(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    page, repository = foreign.page, follower.job.repository
+
+    def breaks(query: Any) -> Any:
+        follower.clock.time += LEASE
+        asyncio.run_coroutine_threadsafe(repository.claim(follower.job._followed, follower.clock.time), loop).result()
+        return {"servers": 7}
+
+    loop = asyncio.get_running_loop()
+    foreign.page = breaks  # type: ignore[method-assign]
+    state = await follower.sync()
+    foreign.page = page  # type: ignore[method-assign]
+    assert (state.running, state.failed_at, state.last_error) == (True, None, None)
 
 
 async def test_whoever_stops_leaves_the_rest_to_others_at_once(follower: Follower, foreign: ForeignRegistry) -> None:
@@ -309,6 +449,23 @@ async def test_whoever_stops_leaves_the_rest_to_others_at_once(follower: Followe
     await follower.job.aclose()
     foreign.gate.set()
     assert not (await follower.state()).running
+
+
+async def test_whoever_stops_when_its_registry_is_anothers_by_now_leaves_it_to_that_one(
+    follower: Follower, foreign: ForeignRegistry
+) -> None:
+    foreign.gate.clear()
+    repository, followed = follower.job.repository, follower.job._followed
+    await repository.keep(followed, follower.clock.time)
+    follower.job.start()
+    async with asyncio.timeout(20):
+        while not (await follower.state()).running:
+            await asyncio.sleep(0.01)
+    follower.clock.time += LEASE
+    assert await repository.claim(followed, follower.clock.time) is not None
+    await follower.job.aclose()
+    foreign.gate.set()
+    assert (await follower.state()).running
 
 
 async def test_another_tenant_learns_nothing_of_it(

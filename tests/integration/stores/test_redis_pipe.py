@@ -150,6 +150,38 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_its_late_replies_reac
     await pipe.close()
 
 
+async def test_who_waits_less_long_gives_up_alone(server: RedisServer) -> None:
+    pipe = RedisPipe(server.url, timeout=PATIENT_SECONDS)
+    await tagged(pipe, "before")
+    server.freeze()
+    try:
+        patient = asyncio.create_task(pipe.run(TAG, ("patient",), ("p",)))
+        began = time.monotonic()
+        kinds = await asyncio.gather(*(failure(pipe.run(TAG, ("k",), ("v",), within=0.03)) for _ in range(3)))
+        waited = time.monotonic() - began
+        assert kinds == [FailureKind.TIMEOUT] * 3
+        # Far from what the others would wait.
+        assert 0.03 <= waited < PATIENT_SECONDS / 2
+        assert not patient.done()
+    finally:
+        server.thaw()
+    assert await patient == [b"patient", b"p"]
+    # The replies that nobody waited for reach nobody else.
+    await asyncio.gather(*(tagged(pipe, f"after-{number}") for number in range(20)))
+    assert await pipe.run(TAG, ("k",), ("v",), within=PATIENT_SECONDS) == [b"k", b"v"]
+    await pipe.close()
+
+
+async def test_who_gives_up_reads_first_what_a_loop_that_stood_still_has_received(pipe: RedisPipe) -> None:
+    await tagged(pipe, "before")
+    asking = asyncio.create_task(pipe.run(TAG, ("k",), ("v",), within=0.03))
+    # Long enough to be sent, and then no turn until the time is up.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    time.sleep(0.2)
+    assert await asking == [b"k", b"v"]
+
+
 async def test_a_loop_that_stood_still_does_not_take_the_server_for_hung(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

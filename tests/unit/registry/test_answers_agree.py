@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import BaseModel
 
-from hx_gateway.registry.api import health, schemas
+from hx_gateway.registry.api import health, schemas, sync, tools
 from hx_gateway.registry.probing import HealthPeriod, HealthState
 from hx_gateway.registry.statistics import (
     DependedOn,
@@ -19,6 +19,9 @@ from hx_gateway.registry.statistics import (
     ResponseTimes,
     ServiceStatistics,
 )
+from hx_gateway.registry.sync.followed import SyncState
+from hx_gateway.registry.tool_definitions import Tool as ToolDefinition
+from hx_gateway.registry.tool_repository import ToolChanges
 
 
 def may_be_null(hint: Any) -> bool:
@@ -36,6 +39,9 @@ def may_be_null(hint: Any) -> bool:
         (schemas.FailingService, FailingService, set()),
         (schemas.DependedOn, DependedOn, set()),
         (schemas.FacetCounts, Facets, {"tags", "tags_counted_in"}),
+        (sync.FollowedRegistry, SyncState, set()),
+        (tools.Tool, ToolDefinition, {"first_seen", "updated_at"}),
+        (tools.Refreshed, ToolChanges, {"service_id", "service"}),
     ],
 )
 def test_a_schema_has_the_fields_that_are_answered(told: type[BaseModel], answered: type[Any], more: set[str]) -> None:

@@ -11,6 +11,7 @@ from hx_gateway.registry.statistics import ProbeNumbers, ResponseTimes, added_up
 PROBES = ProbeNumbers(
     success_count=7,
     failure_count=2,
+    probes_counted_in=3,
     stale=1,
     flapping=0,
     response_time_ms=ResponseTimes(avg=1.5, p50=1.0, p95=2.0),

@@ -23,7 +23,7 @@ _KEYWORDS: Mapping[str, Mapping[str, object]] = {
     "key_id": {"type": "keyword"},
     "model": {"type": "keyword"},
 }
-_INDEXES: Mapping[str, Mapping[str, object]] = {
+INDEXES: Mapping[str, Mapping[str, object]] = {
     **_KEYWORDS,
     "stored_at": {"type": "float"},
     "expires_at": {"type": "float"},
@@ -64,7 +64,7 @@ class QdrantVectorStore:
             if refused.status != _NOT_FOUND:
                 raise _unexpected() from refused
             await self._create(path, {"vectors": vectors, "hnsw_config": _HNSW})
-        for field, schema in _INDEXES.items():
+        for field, schema in INDEXES.items():
             await self._ask("PUT", f"{path}/index", {"field_name": field, "field_schema": schema}, wait=True)
         self._path = path
 

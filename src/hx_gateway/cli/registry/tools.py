@@ -39,7 +39,9 @@ def tools(
         fail("--refresh: say which service is to be asked.", code=EXIT_FAILED)
     if refresh and ref is not None:
         _tell(registry.ask("POST", where(ref, "refresh"), None, {}))
-    filters = {"tenant_id": tenant, "service": ref, "q": query, "tags": options.several_of("--tag", tag)}
+    # As a parameter a name with commas would be several.
+    service = registry.ask("GET", where(ref))["id"] if ref is not None and "," in ref else ref
+    filters = {"tenant_id": tenant, "service": service, "q": query, "tags": options.several_of("--tag", tag)}
 
     async def walk(gateway: GatewayClient) -> tuple[list[Shown], bool]:
         items, more = list[Shown](), False

@@ -171,6 +171,8 @@ class ItemHealth(Base):
         Index("registry_health_by_status", "tenant_id", "status_rank", "item_id"),
         CheckConstraint("observed IN ('healthy', 'unhealthy', 'unknown')", name="registry_health_observed_check"),
         Index("registry_health_due", "next_check_at", postgresql_where=text("next_check_at IS NOT NULL")),
+        Index("registry_health_by_sight", "tenant_id", "last_seen", postgresql_include=["item_id"]),
+        Index("registry_health_flapping", "tenant_id", postgresql_where=text("flapping")),
         {"schema": REGISTRY_SCHEMA},
     )
 

@@ -44,8 +44,9 @@ class RegistrySyncRow(Base):
 class SyncedServer(Base):
     """A server of such a registry, and the service that was made of it.
 
-    ``managed`` has a digest of each field as it was written last: one that is another now was changed here. A server
-    that is ``gone`` was disabled because of it.
+    ``managed`` has a digest of each field as it was written last: one that is another now was changed here. It has
+    ``missed`` beside them where the server changed while the service was deleted. A server that is ``gone`` was
+    disabled because of it.
     """
 
     __tablename__ = "registry_synced"

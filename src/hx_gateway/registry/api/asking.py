@@ -25,6 +25,7 @@ from hx_gateway.registry.dependencies import Dependencies
 from hx_gateway.registry.feed.follow import ChangeFeed
 from hx_gateway.registry.history import History
 from hx_gateway.registry.hot_reads import HotReads, Load
+from hx_gateway.registry.import_places import ImportPlaces
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.source import RegistrySource
 from hx_gateway.registry.standing import Standing
@@ -42,7 +43,8 @@ _TAG = re.compile(rf'(?:W/)?"([0-9]{{1,9}})(?:-[0-9a-f]{{{2 * _MARK_BYTES}}})?"'
 class RegistryParts:
     """What the routes ask. ``require_if_match``: whether a change must name the version that it is of.
 
-    ``naming``: what services are called in documents of servers. ``sources``: other registries; ``sync`` follows some.
+    ``naming``: what services are called in documents of servers. ``sources``: other registries, to be
+    imported while there are places (``imports``); ``sync`` follows some.
     """
 
     catalog: Catalog
@@ -57,6 +59,7 @@ class RegistryParts:
     sources: RegistrySource
     sync: RegistrySync
     naming: Naming = field(default_factory=Naming)
+    imports: ImportPlaces = field(default_factory=ImportPlaces)
     require_if_match: bool = False
 
 

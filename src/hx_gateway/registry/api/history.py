@@ -109,7 +109,10 @@ async def get_version(ref: str, version: Version, ask: Asks, where: Where) -> Re
 
 @router.post("/services/{ref}/versions/{version}/revert", response_model=Service)
 async def revert_service(ref: str, version: Version, ask: Asks, where: Where) -> Response:
-    """Set the fields of a service to what they were in one version; its status and what is masked stay."""
+    """Set the fields of a service to what they were in one version; its status and what is masked stay.
+
+    What it depended on then and is gone by now is among its `pending_dependencies`, by its name.
+    """
     return shown(await ask.registry.history.revert(ask.actor, ref, version, tenant_id=where.tenant_id))
 
 

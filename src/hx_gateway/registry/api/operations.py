@@ -61,6 +61,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 NOT_TOLD: dict[int | str, dict[str, Any]] = {
     502: _problem(502, "The service does not tell its tools", "tools_not_listed", "ref")
 }
+BUSY: dict[int | str, dict[str, Any]] = {
+    429: _problem(429, "Too many registries are imported just now", "imports_busy", None)
+}
 ETAG = {"etag": {"schema": {"type": "string"}, "description": 'The row\'s version, as in `W/"3"`.'}}
 LINK = {"link": {"schema": {"type": "string"}, "description": "The next page, where there is one."}}
 INDEX = {

@@ -525,7 +525,7 @@ class CheckOutcome(BaseModel):
 
 
 class ResponseTimes(BaseModel):
-    """The last times of services that have one, in milliseconds; percentiles are of 2,000 services at most."""
+    """The last times of services that have one, in milliseconds."""
 
     avg: float | None
     p50: float | None
@@ -561,8 +561,9 @@ class RequiredServices(BaseModel):
 class Numbers(BaseModel):
     """Numbers of a tenant's services. All but ``total`` and ``deleted`` count the living only.
 
-    ``stale``: not seen for 15 minutes, or never. ``success_rate_1h`` is of 500 services at most, ``top_failing`` and
-    ``most_depended_on`` have ten at most.
+    ``stale``: not seen for 15 minutes, or never. Counts of probes and times of answers are of ``probes_counted_in``
+    services, 10,000 at most: beyond, counts are an estimate for all. ``success_rate_1h`` is of 200 services at most,
+    ``top_failing`` and ``most_depended_on`` have ten at most.
     """
 
     total: int
@@ -578,6 +579,7 @@ class Numbers(BaseModel):
     by_priority: dict[str, int]
     success_count: int
     failure_count: int
+    probes_counted_in: int
     average_response_time_ms: float | None
     stale: int
     flapping: int

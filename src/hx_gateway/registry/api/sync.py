@@ -70,7 +70,10 @@ async def show_sync(ask: Asks, where: Where) -> Response:
 
 @router.post("/sync", response_model=FollowedRegistries, status_code=202)
 async def sync_now(ask: Asks, where: Where) -> Response:
-    """Follow them now, rather than when they are due; answers before it is done."""
+    """Follow them now, rather than when they are due; answers before it is done.
+
+    One that is being read is read once more.
+    """
     return answer(_shown(await ask.registry.sync.ask(tenant_of(ask.actor, where.tenant_id))), status=202)
 
 

@@ -20,9 +20,10 @@ from hx_gateway.registry.api.parameters import Instant, ServiceFilters, TenantId
 from hx_gateway.registry.api.schemas import BulkAnswer
 from hx_gateway.registry.api.standing import Where
 from hx_gateway.registry.bulk import BulkOptions, BulkOutcome
-from hx_gateway.registry.formats import OFFICIAL_REGISTRY, Format, read, read_servers, write
+from hx_gateway.registry.formats import OFFICIAL_REGISTRY, Format, Imported, ServersReader, read, write
 from hx_gateway.registry.official.source import Bounds
 from hx_gateway.registry.repository import MAX_BULK
+from hx_gateway.registry.transactions import tenant_of
 
 router = APIRouter(tags=["registry"], route_class=StrictJsonRoute, responses=operations.RESPONSES)
 MAX_EXPORTED = MAX_IMPORTED = 5000
@@ -80,38 +81,43 @@ class ExportAnswer(BaseModel):
     warnings: list[str]
 
 
-@router.post("/services/import", response_model=ImportAnswer)
+@router.post("/services/import", response_model=ImportAnswer, responses=operations.BUSY)
 async def import_services(body: ImportBody, ask: Asks, where: Where) -> Response:
     """Register the services of a document of an MCP client, or of `server.json`: at most 500. No secret is kept.
 
     Of another registry at most 5,000 are, by 500 a transaction.
     """
     body.check()
-    services, warnings = await _read(body, ask)
-    most = MAX_BULK if body.mode == "atomic" or body.format != OFFICIAL_REGISTRY else MAX_IMPORTED
-    if len(services) > most:
-        raise InvalidField(f"There are {len(services):,} services: at most {most:,} are imported so.", param="source")
-    options = BulkOptions(tenant_id=where.tenant_id, atomic=body.mode == "atomic", dry_run=body.dry_run)
+    if body.format != OFFICIAL_REGISTRY:
+        imported = read(body.format, body.document, naming=ask.registry.naming)
+        return await _register(body, ask, where.tenant_id, imported, source=body.source)
+    with ask.registry.imports.place(tenant_of(ask.actor, where.tenant_id)):
+        imported = await _gather(body, ask)
+        return await _register(body, ask, where.tenant_id, imported, registry_url=body.source)
+
+
+async def _gather(body: ImportBody, ask: Ask) -> Imported:
+    """Return the services of another registry. Raises ``InvalidField`` as soon as there are more than may be."""
+    most = MAX_BULK if body.mode == "atomic" else MAX_IMPORTED
+    reader = ServersReader(ask.registry.naming)
+    pages = ask.registry.sources.pages(body.source, IMPORT_BOUNDS, updated_since=body.updated_since, latest=True)
+    async for page in pages:
+        # So many are looked through beside the event loop.
+        await asyncio.to_thread(reader.take, page)
+        if len(reader) > most:
+            raise InvalidField(f"source: has more than {most:,} servers: at most so many are imported.", param="source")
+    return reader.imported()
+
+
+async def _register(body: ImportBody, ask: Ask, tenant_id: str | None, imported: Imported, **origin: str) -> Response:
+    """Make services with their ``origin``, unless they say it themselves."""
+    services = [{**origin, **fields} for fields in imported.services]
+    options = BulkOptions(tenant_id=tenant_id, atomic=body.mode == "atomic", dry_run=body.dry_run)
     told = BulkOutcome(dry_run=body.dry_run)
     for start in range(0, len(services), MAX_BULK) or (0,):
         some = services[start : start + MAX_BULK]
         told.join(await ask.registry.bulk.create(ask.actor, some, options, on_conflict=body.on_conflict), start)
-    return answer({**{name: getattr(told, name) for name in told.__slots__}, "warnings": warnings})
-
-
-async def _read(body: ImportBody, ask: Ask) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the fields of services, and what is worth a warning."""
-    naming = ask.registry.naming
-    if body.format != OFFICIAL_REGISTRY:
-        imported = read(body.format, body.document, naming=naming)
-        return [{"source": body.source, **fields} for fields in imported.services], imported.warnings
-    members: list[Any] = []
-    pages = ask.registry.sources.pages(body.source, IMPORT_BOUNDS, updated_since=body.updated_since, latest=True)
-    async for page in pages:
-        members += page
-    # So many are looked through beside the event loop.
-    imported = await asyncio.to_thread(read_servers, members, naming=naming)
-    return [{**fields, "registry_url": body.source} for fields in imported.services], imported.warnings
+    return answer({**{name: getattr(told, name) for name in told.__slots__}, "warnings": imported.warnings})
 
 
 @router.get("/services/export", response_model=ExportAnswer)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from hx_gateway.errors import InvalidRequest
 from hx_gateway.registry.formats import mcp_servers, server_json
 from hx_gateway.registry.formats.documents import Exported, FormatError, Imported
+from hx_gateway.registry.formats.server_json import ServersReader
 from hx_gateway.registry.official.naming import Naming
 
 Format = Literal["mcp_servers", "server_json"]
@@ -22,8 +23,8 @@ __all__ = [
     "Format",
     "FormatError",
     "Imported",
+    "ServersReader",
     "read",
-    "read_servers",
     "write",
 ]
 
@@ -40,11 +41,6 @@ def read(kind: str, document: Any, *, naming: Naming | None = None) -> Imported:
         case "server_json":
             return server_json.read(document, naming or Naming())
     raise _unknown(kind)
-
-
-def read_servers(members: Iterable[Any], *, naming: Naming | None = None) -> Imported:
-    """Return the services of a registry's list, however long: what is wrong with a server leaves out that one."""
-    return server_json.read_servers(members, naming or Naming())
 
 
 def write(kind: str, items: Sequence[Mapping[str, Any]], *, naming: Naming | None = None) -> Exported:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,21 +46,37 @@ def read(document: Any, naming: Naming) -> Imported:
     return latest.imported()
 
 
-def read_servers(members: Iterable[Any], naming: Naming) -> Imported:
-    """Return the services of another registry's ``servers``: what is wrong with one leaves out that one.
+class ServersReader:
+    """Gathers the services of another registry's ``servers``, page by page: what is wrong with one leaves out that one.
 
-    However many there are; of warnings there are at most ``MAX_WARNINGS``.
+    Of each name the latest version is held, and at most ``MAX_WARNINGS`` warnings; its length is how many services.
     """
-    latest = _Latest(naming)
-    warnings = latest.found.warnings
-    for index, member in enumerate(members):
-        try:
-            latest.take(f"servers[{index}]", *checked(f"servers[{index}]", member))
-        except FormatError as error:
-            warnings.append(f"{named(member)}: left out. {error.message}")
-    if len(warnings) > MAX_WARNINGS:
-        warnings[MAX_WARNINGS:] = [f"{len(warnings) - MAX_WARNINGS} more."]
-    return latest.imported()
+
+    def __init__(self, naming: Naming) -> None:
+        self._latest = _Latest(naming)
+        self._taken = 0
+        self._unsaid = 0
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def take(self, members: Sequence[Any]) -> None:
+        """Take the members of a page, whatever they are."""
+        warnings = self._latest.found.warnings
+        for number, member in enumerate(members, self._taken):
+            try:
+                self._latest.take(f"servers[{number}]", *checked(f"servers[{number}]", member))
+            except FormatError as error:
+                warnings.append(f"{named(member)}: left out. {error.message}")
+            self._unsaid += max(0, len(warnings) - MAX_WARNINGS)
+            del warnings[MAX_WARNINGS:]
+        self._taken += len(members)
+
+    def imported(self) -> Imported:
+        """Return the services, in the order in which their names came first. Nothing is taken after that."""
+        if self._unsaid:
+            self._latest.found.warnings.append(f"{self._unsaid} more.")
+        return self._latest.imported()
 
 
 def checked(path: str, member: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:

@@ -24,6 +24,8 @@ PAGE_SERVERS = 100
 PAGE_BYTES = 8 * 1024 * 1024
 MAX_CURSOR_CHARS = 2048
 _PREFIXES = ("/v0.1", "/v0")
+_LIST = "/servers"
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 _HEADERS = {"accept": "application/json, application/problem+json"}
 
 
@@ -41,7 +43,7 @@ class SourceFailed(InvalidField):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much is read of a source in all, over all its pages."""
+    """How much is read of a source in all, over all its pages: of servers, as many as so many pages have."""
 
     pages: int
     bytes: int
@@ -78,6 +80,7 @@ class RegistrySource:
         if updated_since is not None:
             asked["updated_since"] = moment(updated_since)
         ends, left, seen = time.monotonic() + bounds.seconds, bounds.bytes, set[str]()
+        servers_left = bounds.pages * PAGE_SERVERS
         for _ in range(bounds.pages):
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
@@ -93,7 +96,13 @@ class RegistrySource:
                 raise SourceFailed(f"source: it has more than {bounds.bytes:,} bytes.", param="source")
             # Megabytes of JSON are read beside the event loop.
             page = await asyncio.to_thread(_object, response)
-            yield _servers(page)
+            servers = _servers(page)
+            servers_left -= len(servers)
+            if servers_left < 0:
+                raise SourceFailed(
+                    f"source: it has more than {bounds.pages * PAGE_SERVERS:,} servers and versions.", param="source"
+                )
+            yield servers
             cursor = _cursor(page)
             if cursor is None or cursor in seen:
                 return
@@ -130,14 +139,33 @@ def root_of(address: str) -> _Root:
         message = "source: must be the http(s) address of a registry, without a user, a query or a fragment."
         raise SourceRefused(message, param="source")
     path = parts.path.rstrip("/")
-    if path.endswith("/servers"):
+    if path.endswith(_LIST):
         paths: tuple[str, ...] = (path,)
     elif path.endswith(_PREFIXES):
-        paths = (f"{path}/servers",)
+        paths = (f"{path}{_LIST}",)
     else:
-        paths = tuple(f"{path}{prefix}/servers" for prefix in _PREFIXES)
+        paths = tuple(f"{path}{prefix}{_LIST}" for prefix in _PREFIXES)
     first, *others = [parts._replace(path=each).geturl() for each in paths]
     return _Root(first, tuple(others))
+
+
+def one_spelling(address: str) -> str:
+    """Return a registry's address as all spellings of it are kept: the same place is asked. Raises as ``root_of``.
+
+    The host is in lower case, without the scheme's own port; a prefix stands for its list, without a slash behind it.
+    """
+    root_of(address)
+    parts = urlsplit(address)
+    host = parts.netloc.lower().removesuffix(":").removesuffix(_USUAL_PORTS[parts.scheme])
+    path = parts.path.rstrip("/")
+    if path.removesuffix(_LIST).endswith(_PREFIXES):
+        path = path.removesuffix(_LIST)
+    return parts._replace(netloc=host, path=path).geturl()
+
+
+def without_prefix(address: str) -> str:
+    """Return a registry's address in one spelling, without the prefix that it is asked below."""
+    return next((address.removesuffix(prefix) for prefix in _PREFIXES if address.endswith(prefix)), address)
 
 
 def _object(response: EgressResponse) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class _Answers:
         self._read = read
         self._most = most
         self._lines = deque[bytes]()
-        self._rest = b""
+        self._rest = bytearray()
         self._total = 0
 
     async def next(self) -> Answer:
@@ -123,8 +123,12 @@ class _Answers:
             self._total += len(piece)
             if not piece or self._total > self._most:
                 raise Silent(spoke=self._total > 0)
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            self._lines.extend(lines)
+            self._rest += piece
+            # Whole lines only: who sends byte by byte has none of it looked through again and again.
+            if b"\n" in piece:
+                *lines, rest = bytes(self._rest).split(b"\n")
+                self._lines.extend(lines)
+                self._rest = bytearray(rest)
 
 
 async def _within(answers: _Answers, seconds: float) -> Answer | None:

@@ -17,7 +17,7 @@ from hx_gateway.registry.probing.mcp_messages import (
     MODERN,
     answer_in_body,
     discover,
-    has_answer,
+    first_answer,
     initialize,
 )
 from hx_gateway.registry.probing.outcome import (
@@ -111,7 +111,7 @@ class HttpProbe:
         self, checked: CheckedTarget, body: bytes, headers: Mapping[str, str], *, otherwise: _Reading | None
     ) -> ProbeOutcome | None:
         began = time.monotonic()
-        response = await self._guard.request(checked, "POST", headers=headers, body=body, enough=has_answer)
+        response = await self._guard.request(checked, "POST", headers=headers, body=body, enough=first_answer())
         found = read_greeting(response)
         if found is None and otherwise is not None:
             found = otherwise(response)

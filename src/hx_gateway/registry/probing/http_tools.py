@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from hx_gateway.kit.sse import event_data, event_ends
 from hx_gateway.registry.probing.http_probe import (
     HEADERS,
     SESSION_FIELD,
@@ -21,9 +20,9 @@ from hx_gateway.registry.probing.mcp_messages import (
     LEGACY,
     LIST_TOOLS,
     Answer,
-    answer_in,
     answer_in_body,
     discover,
+    first_answer,
     initialize,
     initialized,
     list_tools,
@@ -103,7 +102,7 @@ class HttpTools:
         return page
 
     async def _post(self, checked: CheckedTarget, body: bytes, headers: Mapping[str, str]) -> EgressResponse:
-        return await self._guard.request(checked, "POST", headers=headers, body=body, enough=_answered())
+        return await self._guard.request(checked, "POST", headers=headers, body=body, enough=first_answer())
 
 
 def _check(found: ProbeOutcome) -> None:
@@ -123,23 +122,3 @@ def _in_session(response: EgressResponse) -> dict[str, str]:
     session = field_of(response, SESSION_FIELD)
     headers = {**HEADERS, "mcp-protocol-version": version if isinstance(version, str) else LEGACY}
     return headers if session is None else {**headers, SESSION_FIELD: session}
-
-
-def _answered() -> Callable[[bytes], bool]:
-    """Return what tells whether a stream of events has brought the answer, and looks at each event once."""
-    done, looked_at = 0, 0
-
-    def enough(body: bytes) -> bool:
-        nonlocal done, looked_at
-        if body.lstrip()[:1] == b"{":
-            return False
-        # A boundary has four bytes at most.
-        for end in event_ends(body, max(done, looked_at - 3)):
-            data = event_data(body[done:end])
-            done = end
-            if data is not None and answer_in(data) is not None:
-                return True
-        looked_at = len(body)
-        return False
-
-    return enough

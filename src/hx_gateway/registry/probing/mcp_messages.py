@@ -7,7 +7,7 @@ before it. JSON-RPC 2.0 (https://modelcontextprotocol.io/specification).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ LIST_ID = 3
 METHOD_NOT_FOUND = -32601
 # A modern server that speaks other revisions than the one asked for.
 UNSUPPORTED_VERSION = -32022
+# Where a body begins with more space than that, it is no JSON of a server.
+OPENING_BYTES = 64
 _CLIENT = {"name": "hx-gateway", "version": "1"}
 # What every request of the stateless revision carries.
 _META = {
@@ -92,9 +94,27 @@ def answer_in_body(body: bytes) -> Answer | None:
     return whole or _answer_in_events(body)
 
 
-def has_answer(body: bytes) -> bool:
-    """Tell whether a stream of events has brought the answer already: it need not end for that."""
-    return body.lstrip()[:1] != b"{" and _answer_in_events(body) is not None
+def first_answer() -> Callable[[bytearray], bool]:
+    """Return what tells whether a stream of events has brought the answer: it need not end for that.
+
+    It is asked again as the body grows, and looks at each event once, however slowly that comes.
+    """
+    done, looked_at = 0, 0
+
+    def enough(body: bytearray) -> bool:
+        nonlocal done, looked_at
+        if body[:OPENING_BYTES].lstrip()[:1] == b"{":
+            return False
+        # A boundary has four bytes at most.
+        for end in event_ends(body, max(done, looked_at - 3)):
+            data = event_data(bytes(body[done:end]))
+            done = end
+            if data is not None and answer_in(data) is not None:
+                return True
+        looked_at = len(body)
+        return False
+
+    return enough
 
 
 def _answer_in_events(body: bytes) -> Answer | None:

@@ -29,7 +29,7 @@ from hx_gateway.registry.probing.repository import ProbeRepository, by_tenant
 from hx_gateway.registry.probing.rules import jittered
 from hx_gateway.registry.probing.self_preservation import SelfPreservation
 from hx_gateway.registry.probing.sights import is_stale, unseen_from
-from hx_gateway.registry.probing.slots import CONCURRENCY, PER_HOST, TOOL_LISTS, Slots
+from hx_gateway.registry.probing.slots import ASKED_CHECKS, CONCURRENCY, PER_HOST, TOOL_LISTS, Slots
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
 from hx_gateway.registry.probing.target import Target
@@ -92,6 +92,7 @@ class Prober:
         self._clock = clock or SystemClock()
         self._draw = draw
         self._slots = Slots(concurrency=concurrency, per_host=per_host)
+        self._asked = Slots(concurrency=ASKED_CHECKS, per_host=per_host)
         self.tools = ToolRefresh(
             transactions,
             ToolLists(guard, commands or {}),
@@ -146,19 +147,28 @@ class Prober:
         One finding more: it counts as any other does, and changes a state no sooner. One on another ``level`` than the
         service is probed on is told and does not count. Whoever probes the service at the moment loses it. Goes on to
         the end where the caller does not wait. Raises ``NotFound``, ``InvalidField`` for a level that its probe does
-        not know, and ``DependencyError`` while the database is away.
+        not know, ``Unavailable`` where too many are asked for, and ``DependencyError`` while the database is away.
         """
+        if self._asked.room == 0:
+            raise _checks_busy()
         claim = await self.repository.claim_one(tenant_id, item_id, self._clock.now())
-        target = claim.target if level is None else claim.target.at(level)
-        if target is None or (level is not None and claim.by_beats):
+        try:
+            target = target_at(level, claim.target, by_beats=claim.by_beats)
+            if not claim.by_beats:
+                self._take_place(target.host, tenant_id)
+        except (InvalidField, Unavailable):
             await self.repository.put_off([claim])
-            raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
-        if not claim.by_beats:
-            self._slots.take(target.host)
+            raise
         task = asyncio.create_task(self._check(claim) if target == claim.target else self._look(claim, target))
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
         return await asyncio.shield(task)
+
+    def _take_place(self, host: str, tenant_id: str) -> None:
+        """Take a place among the checks that are asked for, however many those are: probes have others."""
+        if not self._asked.has_room(host, tenant_id):
+            raise _checks_busy()
+        self._asked.take(host, tenant_id)
 
     # Claiming
 
@@ -185,7 +195,7 @@ class Prober:
         await self._clock.sleep(jittered(self._poll_seconds if idle else GATHER_SECONDS, self._draw))
 
     def _begin(self, claim: Claim) -> None:
-        self._slots.take(claim.target.host)
+        self._slots.take(claim.target.host, claim.tenant_id)
         task = asyncio.create_task(self._probe_claim(claim))
         self._running[task] = claim
         task.add_done_callback(lambda done: self._running.pop(done, None))
@@ -201,14 +211,14 @@ class Prober:
         self._something.set()
 
     async def _check(self, claim: Claim) -> HealthState:
-        outcome = await self._probe(claim)
+        outcome = await self._probe(claim, self._asked)
         if outcome is not None:
             await self._write_all(self._judged([(claim, outcome, self._clock.now())]))
         return await self.repository.state(claim.tenant_id, claim.item_id)
 
     async def _look(self, claim: Claim, target: Target) -> HealthState:
         """Probe a service at another target than usual, and tell what was found without counting it."""
-        outcome = await self._probe(replace(claim, target=target))
+        outcome = await self._probe(replace(claim, target=target), self._asked)
         await self.repository.put_off([claim])
         state = await self.repository.state(claim.tenant_id, claim.item_id)
         if outcome is None:
@@ -222,13 +232,16 @@ class Prober:
             response_time_ms=outcome.response_time_ms,
         )
 
-    async def _probe(self, claim: Claim) -> ProbeOutcome | None:
-        """Probe once there is a turn; ``None`` where the claim would lapse before the probe could end."""
+    async def _probe(self, claim: Claim, slots: Slots | None = None) -> ProbeOutcome | None:
+        """Probe once there is a turn, with a place in ``slots``, the probes' own unless it is given.
+
+        ``None`` where the claim would lapse before the probe could end.
+        """
         if claim.by_beats:
             return listened(claim, self._clock.now())
-        host, rules = claim.target.host, claim.rules
+        host, rules, slots = claim.target.host, claim.rules, slots or self._slots
         try:
-            async with self._slots.turn(host):
+            async with slots.turn(host):
                 latest = self._clock.now() + timedelta(seconds=rules.ready_seconds + LEAVE_SECONDS)
                 if latest > claim.lease_until:
                     return None
@@ -237,7 +250,7 @@ class Prober:
                 self._count(claim, outcome, self._clock.monotonic() - began)
                 return outcome
         finally:
-            self._slots.give_back(host)
+            slots.give_back(host, claim.tenant_id)
 
     def _count(self, claim: Claim, outcome: ProbeOutcome, seconds: float) -> None:
         protocol = claim.target.protocol.value
@@ -397,6 +410,21 @@ class Prober:
         if self._paused:
             self._paused = False
             _log.info("prober_resumed")
+
+
+def target_at(level: Level | None, target: Target, *, by_beats: bool) -> Target:
+    """Return what is asked for a look on a level, the usual one for ``None``.
+
+    Raises ``InvalidField`` for a level that the probe of such a target does not know.
+    """
+    found = target if level is None else target.at(level)
+    if found is None or (level is not None and by_beats):
+        raise InvalidField("level: its probe knows one level only, leave it out.", param="level")
+    return found
+
+
+def _checks_busy() -> Unavailable:
+    return Unavailable("Too many services are probed just now because somebody asked.", code="checks_busy")
 
 
 def _reason(error: Exception) -> str:

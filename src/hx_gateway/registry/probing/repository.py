@@ -144,6 +144,11 @@ UPDATE hx_registry.registry_health AS h
 SET next_check_at = coalesce(f.next_check_at, h.next_check_at), lease_until = NULL
 FROM f WHERE h.tenant_id = f.tenant_id AND h.item_id = f.item_id
 """)
+_OVERDUE = text("""
+SELECT coalesce(extract(epoch FROM CAST(:now AS timestamptz) - min(next_check_at)), 0)::float8
+FROM hx_registry.registry_health
+WHERE next_check_at <= :now AND (lease_until IS NULL OR lease_until <= :now)
+""")
 _IS_PRESERVED = text("""
 SELECT EXISTS (SELECT FROM hx_registry.registry_self_preservation WHERE tenant_id = :tenant)
 """)
@@ -400,6 +405,11 @@ def note_finding(item: RegistryItem, finding: Finding) -> list[Recorded]:
         for name, was in before.items()
         if (now := getattr(health, name)) is not was
     ]
+
+
+async def overdue_seconds(session: AsyncSession, now: datetime) -> float:
+    """Return how long the service that nobody probes has been due that has been for longest, of all tenants."""
+    return float(await session.scalar(_OVERDUE, {"now": now}) or 0.0)
 
 
 def _set_standing(health: ItemHealth, standing: Standing) -> None:

@@ -61,10 +61,10 @@ class ToolRefresh:
         if claim.tools_asked_at is not None and claim.tools_asked_at > since:
             return
         author = Author(key=PROBER, request_id=new_request_id())
-        if self._is_busy(claim.target.host):
+        if not self._slots.has_room(claim.target.host, claim.tenant_id):
             return
         try:
-            with self._place(claim.target.host):
+            with self._place(claim.target.host, claim.tenant_id):
                 async with self._transactions.of(claim.tenant_id, author, now=now) as transaction:
                     tools = ToolRepository(transaction.session, transaction.trail)
                     if not await tools.begin(claim.item_id, unless_since=since):
@@ -82,24 +82,21 @@ class ToolRefresh:
 
         Raises :class:`Unanswered`, what ``ToolRepository.keep`` does, and ``Unavailable`` where too many are asked.
         """
-        if self._is_busy(target.host):
+        if not self._slots.has_room(target.host, tenant_id):
             raise Unavailable("Too many services are asked for their tools just now.", code="tools_busy")
-        with self._place(target.host):
+        with self._place(target.host, tenant_id):
             async with self._transactions.of(tenant_id, author, now=self._clock.now()) as transaction:
                 await ToolRepository(transaction.session, transaction.trail).begin(item_id)
             return await self._ask(tenant_id, item_id, target, rules, author)
 
-    def _is_busy(self, host: str) -> bool:
-        return self._slots.room == 0 or self._slots.full(host)
-
     @contextmanager
-    def _place(self, host: str) -> Iterator[None]:
+    def _place(self, host: str, tenant_id: str) -> Iterator[None]:
         """Have a place from the moment on that nobody was too many: before anything is waited for."""
-        self._slots.take(host)
+        self._slots.take(host, tenant_id)
         try:
             yield
         finally:
-            self._slots.give_back(host)
+            self._slots.give_back(host, tenant_id)
 
     async def _ask(self, tenant_id: str, item_id: UUID, target: Target, rules: Rules, author: Author) -> ToolChanges:
         try:

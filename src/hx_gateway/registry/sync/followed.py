@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from hx_gateway.db.models.registry_items import PLACE_CHARS
-from hx_gateway.registry.official.source import SourceRefused, root_of
+from hx_gateway.registry.official.source import SourceRefused, one_spelling, without_prefix
 
 MAX_REGISTRIES = 50
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -17,7 +17,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Followed:
-    """A registry that a tenant takes servers from."""
+    """A registry that a tenant takes servers from; ``url`` in one spelling of several."""
 
     tenant_id: str
     url: str
@@ -33,11 +33,10 @@ def followed_of(words: Sequence[str]) -> tuple[Followed, ...]:
         if _TENANT.fullmatch(tenant) is None or len(url) > PLACE_CHARS:
             raise ValueError(f"{word!r} is no tenant and registry, as default=https://registry.example.com")
         try:
-            root_of(url)
+            found.append(Followed(tenant, one_spelling(url)))
         except SourceRefused as error:
             raise ValueError(f"of the tenant {tenant!r}: {error.message.removesuffix('.')}") from error
-        found.append(Followed(tenant, url))
-    if len(set(found)) < len(found):
+    if len({(one.tenant_id, without_prefix(one.url)) for one in found}) < len(found):
         raise ValueError("a registry is there twice for the same tenant")
     return tuple(found)
 

@@ -122,6 +122,7 @@ class RegistrySync:
         followed, since = claim.followed, claim.watermark
         began, tally, latest = self._clock.now(), Tally(), since
         after = since - OVERLAP if since is not None else None
+        await self._make_up(claim, tally)
         async for page in self._source.pages(followed.url, self._bounds, updated_since=after, latest=after is None):
             # Some give more than was asked for.
             for start in range(0, len(page), PAGE_SERVERS):
@@ -141,9 +142,16 @@ class RegistrySync:
             where = {"tenant": claim.followed.tenant_id, "registry": claim.followed.url}
             _log.warning("server_not_read", **where, reason=reason)
         gone = await self._gone(claim, incoming)
-        tally = await self._taking.take(claim, incoming.present, gone)
+        tally = await self._taking.take(claim, incoming, gone)
         tally.skipped += len(incoming.unread)
         return tally
+
+    async def _make_up(self, claim: Claim, tally: Tally) -> None:
+        """Ask for the servers that changed while their services were deleted: no list tells of them again."""
+        last = ""
+        while names := await self._taking.missed(claim.followed, after=last, limit=PAGE_SERVERS):
+            tally.add(await self._take(claim, Incoming(doubtful=names)))
+            last = names[-1]
 
     async def _gone(self, claim: Claim, incoming: Incoming) -> list[str]:
         """Return which servers have no version left; what is left of others is among those that are present then."""
@@ -152,9 +160,10 @@ class RegistrySync:
             claim.lease_until = await self.repository.renew(claim, self._clock.now())
             left = await self._source.latest(claim.followed.url, name)
             found = incoming_of([] if left is None else [left], self._naming)
+            incoming.perhaps_older.discard(name)
             if name in found.present:
                 incoming.present[name] = found.present[name]
-            elif left is None or not found.unread:
+            elif name not in incoming.present and (left is None or not found.unread):
                 gone.append(name)
         return gone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -13,7 +14,9 @@ from hx_gateway.kit.ids import new_request_id
 from hx_gateway.registry.audit_trail import Author
 from hx_gateway.registry.formats.server_json import OFFICIAL_SOURCE
 from hx_gateway.registry.item_repository import RegistryItemRepository
+from hx_gateway.registry.official.versions import rank
 from hx_gateway.registry.sync.followed import Followed, Tally
+from hx_gateway.registry.sync.incoming import EPOCH, Incoming
 from hx_gateway.registry.sync.managed import changes_for, digests_of, managed_values, values_of
 from hx_gateway.registry.sync.repository import Claim, Synced, SyncedServers, SyncRepository
 from hx_gateway.registry.transactions import Transactions
@@ -26,8 +29,9 @@ _log = structlog.get_logger()
 class Taking:
     """Writes what was read of a registry. What somebody changed here since it was written stays as it is.
 
-    A service that has a server's name and was not made of it is left alone, and so is one that was deleted here. One
-    whose server is gone is disabled, and enabled again with it unless somebody decided otherwise meanwhile.
+    A service that has a server's name and was not made of it is left alone, and so is one that was deleted here: what
+    it misses is noted, to be made up for once it is restored. One whose server is gone is disabled, and enabled again
+    with it unless somebody decided otherwise meanwhile.
     """
 
     def __init__(self, transactions: Transactions, repository: SyncRepository) -> None:
@@ -39,8 +43,13 @@ class Taking:
         async with self._transactions.database.session(followed.tenant_id) as session:
             return set(await SyncedServers(session, followed).find(names))
 
-    async def take(self, claim: Claim, present: Mapping[str, Mapping[str, Any]], gone: Sequence[str]) -> Tally:
-        """Write servers by name, with the fields of their services, and those that are gone; return what was done.
+    async def missed(self, followed: Followed, *, after: str, limit: int) -> list[str]:
+        """Return the names of servers after ``after`` that changed while their services, which live, were deleted."""
+        async with self._transactions.database.session(followed.tenant_id) as session:
+            return await SyncedServers(session, followed).missed(after=after, limit=limit)
+
+    async def take(self, claim: Claim, incoming: Incoming, gone: Sequence[str]) -> Tally:
+        """Write the servers that are present, and those that are gone; return what was done.
 
         Raises ``NotFound`` without the tenant, and ``LeaseLost``: nothing is written then.
         """
@@ -49,11 +58,12 @@ class Taking:
             await transaction.items.lock()
             until = await self._repository.renew(claim, self._transactions.clock.now(), transaction.session)
             page = _Page(transaction.items, SyncedServers(transaction.session, claim.followed), claim.followed)
+            present = incoming.present
             known = await page.servers.find([*present, *gone])
             await page.make({name: fields for name, fields in present.items() if name not in known})
             for name, synced in known.items():
                 if name in present:
-                    await page.change(name, synced, present[name])
+                    await page.change(name, synced, present[name], latest=name not in incoming.perhaps_older)
                 else:
                     await page.disable(name, synced)
         claim.lease_until = until
@@ -82,11 +92,14 @@ class _Page:
             await self.servers.put(name, Synced(item_id=item.id, managed=digests_of(values_of(item))))
         self.tally.created += len(made.items)
 
-    async def change(self, name: str, synced: Synced, fields: Mapping[str, Any]) -> None:
-        """Bring a service to what its server says now."""
+    async def change(self, name: str, synced: Synced, fields: Mapping[str, Any], *, latest: bool) -> None:
+        """Bring a service to what its server says now: in its latest version, or in one that may be of before."""
         item = await self._items.get(synced.item_id)
         if item is None:
-            self.tally.skipped += 1
+            await self._miss(name, synced)
+            return
+        # One that was gone has no later version than those that are told of.
+        if not latest and not synced.gone and _is_older(fields, item, synced):
             return
         changes, managed = changes_for(item, synced.managed, fields)
         if synced.gone and _is_off(item):
@@ -98,13 +111,18 @@ class _Page:
         except HXError as error:
             self._skip(name, error)
             return
-        if managed != synced.managed or synced.gone:
+        if managed != synced.managed or synced.gone or synced.missed:
             await self.servers.put(name, Synced(item_id=item.id, managed=managed))
 
     async def disable(self, name: str, synced: Synced) -> None:
         """Let a service not be used whose server is gone."""
         item = await self._items.get(synced.item_id)
-        if item is None or synced.gone or _is_off(item):
+        if item is None:
+            await self._miss(name, synced)
+            return
+        if synced.gone or _is_off(item):
+            if synced.missed:
+                await self.servers.put(name, replace(synced, missed=False))
             return
         try:
             await self._items.update(item.id, {"status": ServiceStatus.DISABLED, "is_enabled": False})
@@ -113,6 +131,12 @@ class _Page:
             return
         await self.servers.put(name, Synced(item_id=item.id, managed=synced.managed, gone=True))
         self.tally.disabled += 1
+
+    async def _miss(self, name: str, synced: Synced) -> None:
+        """Note that a service that was deleted here does not learn of its server."""
+        self.tally.skipped += 1
+        if not synced.missed:
+            await self.servers.put(name, replace(synced, missed=True))
 
     def _made(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         of_server = {name: fields[name] for name in fields if name in _TAKEN}
@@ -126,6 +150,14 @@ class _Page:
 
 def _is_off(item: RegistryItem) -> bool:
     return item.status is ServiceStatus.DISABLED and not item.is_enabled
+
+
+def _is_older(fields: Mapping[str, Any], item: RegistryItem, synced: Synced) -> bool:
+    """Return whether a version comes before the one that was taken, as far as that is known."""
+    said, taken = fields["version"], item.version
+    if said is None or taken is None or digests_of({"version": taken})["version"] != synced.managed.get("version"):
+        return False
+    return rank(said, EPOCH) < rank(taken, EPOCH)
 
 
 _TAKEN = frozenset({"name", *(path.partition(".")[0] for path in managed_values({}))})

@@ -101,7 +101,7 @@ class EgressGuard:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         want_body: bool = True,
-        enough: Callable[[bytes], bool] | None = None,
+        enough: Callable[[bytearray], bool] | None = None,
     ) -> EgressResponse:
         """Send one request over a connection of its own, and return the answer within the policy's caps.
 

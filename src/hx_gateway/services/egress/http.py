@@ -42,7 +42,7 @@ class EgressRequest:
     headers: Mapping[str, str]
     body: bytes
     want_body: bool
-    enough: Callable[[bytes], bool] | None = None
+    enough: Callable[[bytearray], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def exchange(
             async for piece in response.content.iter_any():
                 caps.took(piece)
                 body += piece
-                if request.enough is not None and request.enough(bytes(body)):
+                if request.enough is not None and request.enough(body):
                     break
         fields = tuple((name.lower(), value) for name, value in response.headers.items())
         response.close()  # with whatever was not read

@@ -48,7 +48,7 @@ class Desk:
     async def found(self, claim: Claim) -> tuple[Claim, ProbeOutcome, datetime]:
         """Look at a service that was claimed."""
         if not claim.by_beats:
-            self.prober._slots.take(claim.target.host)
+            self.prober._slots.take(claim.target.host, claim.tenant_id)
         outcome = await self.prober._probe(claim)
         assert outcome is not None
         return claim, outcome, self.clock.now()

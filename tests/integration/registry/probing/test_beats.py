@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
@@ -199,6 +200,22 @@ async def test_what_a_service_says_of_itself_is_written_where_it_is_news(desk: D
         ["status"],
         ["service_metadata", "version"],
     ]
+
+
+async def test_what_somebody_changed_while_a_beat_came_is_not_lost(desk: Desk) -> None:
+    item = await desk.registry.create("one", service_metadata={"team": "a"})
+
+    async def beat_waits() -> bool:
+        return bool(await desk.registry.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+    async with desk.registry.open() as items:
+        await items.update(item.id, {"service_metadata": {"team": "b"}, "version": "2"})
+        described = Described(metadata={"host": "h1"})
+        beat = asyncio.create_task(desk.standing.heartbeat(desk.actor, Beat(ref="one"), described))
+        await until(beat_waits)
+    assert await beat == []
+    stored = await desk.registry.get(item)
+    assert (stored.version, stored.service_metadata) == ("2", {"team": "b", "host": "h1"})
 
 
 async def test_a_report_says_why_until_the_service_is_well(desk: Desk) -> None:

@@ -13,7 +13,8 @@ from hx_gateway.registry.bulk import Selection
 from hx_gateway.registry.checks import Checks
 from hx_gateway.registry.errors import NotProbing
 from hx_gateway.registry.item_repository import ServiceSearch
-from hx_gateway.registry.probing import ProbeRepository
+from hx_gateway.registry.probing import Level, ProbeRepository
+from hx_gateway.registry.standing import Standing
 from tests.integration.registry.probing.desks import Desk, member_of, pass_by
 from tests.integration.registry.probing.fields import answering, web_server
 from tests.integration.registry.registries import Registry
@@ -109,6 +110,21 @@ async def test_the_checks_of_another_tenant_are_none(desk: CheckDesk) -> None:
     desk.actor = member_of("tn-other")
     with pytest.raises(NotFound):
         await desk.told(asked)
+
+
+async def test_a_level_that_the_probe_does_not_know_is_refused_before_anybody_loses_the_service(
+    desk: CheckDesk,
+) -> None:
+    await desk.registry.create("a", protocol="http", endpoint="http://127.0.0.1:1/", config=LATER)
+    await desk.registry.create("b", protocol="tcp", endpoint="127.0.0.1:1", config={"health": {"heartbeat": True}})
+    pass_by(desk, 3600)
+    claims = await desk.prober.repository.claim(desk.clock.now(), 10)
+    standing = Standing(desk.transactions, desk.prober)
+    for name in ("a", "b"):
+        with pytest.raises(InvalidField, match="level"):
+            await standing.check(desk.actor, name, level=Level.REACHABLE)
+    held = await desk.registry.rows("SELECT lease_until FROM hx_registry.registry_health ORDER BY item_id")
+    assert [row["lease_until"] for row in held] == [claim.lease_until for claim in claims]
 
 
 async def test_a_gateway_that_does_not_probe_takes_no_checks(desk: CheckDesk) -> None:

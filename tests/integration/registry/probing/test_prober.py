@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,18 @@ import structlog
 from aiohttp import web
 
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceStatus
-from hx_gateway.errors import NotFound
+from hx_gateway.errors import NotFound, Unavailable
 from hx_gateway.registry.probing import AdminState, FailureClass, Level, ProbedItems, Prober, ProbeRepository
 from hx_gateway.registry.probing.outcome import failed
 from hx_gateway.registry.probing.self_preservation import SelfPreservation
+from hx_gateway.registry.probing.slots import PER_HOST, WAITING_PER_HOST, Slots
+from hx_gateway.registry.standing import Standing
 from hx_gateway.registry.transactions import Transactions
 from hx_gateway.services.base import DependencyError
 from hx_gateway.telemetry import Metrics
 from tests.fixtures.mcp_process import McpProcess
 from tests.fixtures.servers import Servers
+from tests.integration.registry.probing.desks import member_of
 from tests.integration.registry.probing.fields import (
     AUDIT_KEY,
     FastClock,
@@ -320,6 +323,39 @@ async def test_a_check_at_once_waits_for_what_is_found(lone: Registry) -> None:
         state = await prober.check_now(lone.tenant, item.id)
         assert state.to_dict()["status"] == "healthy"
         assert (await lone.get(item)).success_count == 1
+
+
+async def test_checks_that_somebody_asks_for_take_no_probes_place_and_are_so_many_at_once(lone: Registry) -> None:
+    go_on, switch = asyncio.Event(), Switch()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await go_on.wait()
+        return await switch.answer(request)
+
+    async with web_server(answer) as url:
+        item = await switched(lone, url, config={"health": {"timeout": 30}})
+        prober = Prober(Transactions(lone.database, audit_key=AUDIT_KEY), way_out(), metrics=Metrics())
+        room = prober._slots.room
+        most = PER_HOST + WAITING_PER_HOST
+        asked = [asyncio.create_task(prober.check_now(lone.tenant, item.id)) for _ in range(most + 3)]
+
+        async def some_are_refused() -> bool:
+            return sum(check.done() for check in asked) == 3
+
+        await until(some_are_refused)
+        assert prober._slots.room == room
+        go_on.set()
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [one.code for one in told if isinstance(one, Unavailable)] == ["checks_busy"] * 3
+        assert (await prober.check_now(lone.tenant, item.id)).status is ServiceStatus.HEALTHY
+        standing = Standing(Transactions(lone.database, audit_key=AUDIT_KEY), prober)
+        prober._asked = Slots(concurrency=0)
+        (claim,) = await prober.repository.claim(datetime.now(UTC) + timedelta(hours=1), 10)
+        state = await standing.first_look(member_of(lone.tenant), str(item.id))
+        assert state.status is ServiceStatus.HEALTHY
+        # Nobody who probes it loses it to one that has no place.
+        (row,) = await lone.rows("SELECT lease_until FROM hx_registry.registry_health")
+        assert row["lease_until"] == claim.lease_until
 
 
 async def test_nobody_checks_the_services_of_another_tenant(lone: Registry) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from aiohttp import web
 from hx_gateway.access.cursors import Position, encode_cursor, mark_of
 from hx_gateway.access.errors import Conflict, InvalidField
 from hx_gateway.db.models.registry_items import RegistryItem, ServicePriority
+from hx_gateway.errors import Unavailable
 from hx_gateway.registry.feed.repository import ChangeRepository
 from hx_gateway.registry.probing import FailureClass, Prober, StdioCommand
 from hx_gateway.registry.probing.outcome import Unanswered
 from hx_gateway.registry.probing.rules import rules_for
+from hx_gateway.registry.probing.slots import TOOL_LISTS, WAITING_PER_HOST
 from hx_gateway.registry.probing.target import Target
 from hx_gateway.registry.probing.tool_pages import MAX_LIST_BYTES, MAX_PAGES
 from hx_gateway.registry.tool_definitions import MAX_DEFINITION_BYTES, MAX_TOOLS
@@ -50,11 +53,14 @@ def prober_of(registry: Registry, **options: Any) -> Prober:
     return Prober(transactions, way_out(), metrics=Metrics(), **options)
 
 
-async def refreshed(registry: Registry, item: RegistryItem, **options: Any) -> ToolChanges:
+async def refreshed(
+    registry: Registry, item: RegistryItem, prober: Prober | None = None, **options: Any
+) -> ToolChanges:
     """Ask a service for its tools now."""
     target = Target.of(item)
     rules = rules_for(ServicePriority.MEDIUM, target.protocol, target.health)
-    return await prober_of(registry, **options).tools.at_once(registry.tenant, item.id, target, rules, ANN)
+    tools = (prober or prober_of(registry, **options)).tools
+    return await tools.at_once(registry.tenant, item.id, target, rules, ANN)
 
 
 async def refused(registry: Registry, item: RegistryItem, **options: Any) -> FailureClass | None:
@@ -391,6 +397,74 @@ async def test_what_is_defined_otherwise_under_the_same_name_is_told(lone: Regis
     assert was["name"] == now["name"] == "a"
     assert was["hash"] != now["hash"]
     assert await names(lone, ToolSearch(text="elsewhere")) == ["a"]
+
+
+async def test_hashes_of_tools_that_are_named_like_secrets_are_told_as_others_are(lone: Registry) -> None:
+    server = ModernServer(lambda _: {"tools": [tool("get_token"), tool("password")]})
+    async with web_server(server.answer) as url:
+        item = await at(lone, url)
+        await refreshed(lone, item)
+        server.page = lambda _: {"tools": [tool("get_token", title="Other"), tool("api_key")]}
+        await refreshed(lone, item)
+    first, second = [(before, after) for action, before, after in await lone.audit(item) if action == "updated"]
+    kept = await lone.rows("SELECT name, definition_hash AS hash FROM hx_registry.registry_tools ORDER BY name")
+    assert second[1]["tools"] == [dict(row) for row in kept]
+    assert second[0]["tools"] == first[1]["tools"]
+    hashes = {told["hash"] for _, after in (first, second) for told in after["tools"]}
+    assert (len(hashes), {len(one) for one in hashes}) == (4, {32})
+
+
+async def test_of_many_who_ask_one_host_at_once_so_many_wait_and_the_others_are_told_to_come_again(
+    lone: Registry,
+) -> None:
+    prober = prober_of(lone)
+    async with web_server(telling(tool("a"))) as url:
+        item = await at(lone, url)
+        asked = [refreshed(lone, item, prober) for _ in range(1 + WAITING_PER_HOST + 3)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [one for one in told if isinstance(one, Unavailable)]
+        assert [error.code for error in refused] == ["tools_busy"] * 3
+        assert [one.tools for one in told if isinstance(one, ToolChanges)] == [1] * (1 + WAITING_PER_HOST)
+        assert (await refreshed(lone, item, prober)).tools == 1
+
+
+async def test_of_many_who_ask_many_hosts_at_once_so_many_wait_and_half_of_them_of_one_tenant(
+    lone: Registry, alone: str
+) -> None:
+    prober = prober_of(lone)
+    async with registry_at(alone, "tn-second") as second, registry_at(alone, "tn-third") as third:
+        asked = list[Coroutine[Any, Any, ToolChanges]]()
+        for registry, number in ((lone, TOOL_LISTS + 2), (second, TOOL_LISTS), (third, 1)):
+            for port in range(1, number + 1):
+                # Nobody answers there, and each is a host of its own.
+                item = await at(registry, f"http://127.0.0.1:{len(asked) + 1}", f"s{port}")
+                asked.append(refreshed(registry, item, prober))
+        told = await asyncio.gather(*asked, return_exceptions=True)
+    busy = [number for number, one in enumerate(told) if getattr(one, "code", None) == "tools_busy"]
+    assert busy == [TOOL_LISTS, TOOL_LISTS + 1, len(told) - 1]
+    assert [type(one) for one in told].count(Unanswered) == 2 * TOOL_LISTS
+
+
+@pytest.mark.parametrize("told", [[], "no list"], ids=["tells none", "does not tell"])
+async def test_what_a_service_says_that_was_removed_for_good_meanwhile_is_a_conflict(lone: Registry, told: Any) -> None:
+    server = ModernServer(lambda _: {"tools": told})
+
+    async def answer(request: web.Request) -> web.Response:
+        if "tools/list" in await request.text():
+            async with lone.open() as items:
+                (item_id,) = (await items.ids_of(["one"])).values()
+                await items.delete(item_id)
+                await items.purge(item_id)
+        return await server.answer(request)
+
+    async with web_server(answer) as url:
+        item = await at(lone, url)
+        # While it is asked, and before.
+        for _ in range(2):
+            with pytest.raises(Conflict, match="removed for good") as caught:
+                await refreshed(lone, item)
+            assert caught.value.param == "ref"
+    assert len(server.cursors) == 1
 
 
 # Looking for tools

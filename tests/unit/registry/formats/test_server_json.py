@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hx_gateway.db.models.registry_items import RegistryItem
 from hx_gateway.registry import formats
-from hx_gateway.registry.formats import FormatError
+from hx_gateway.registry.formats import FormatError, ServersReader
+from hx_gateway.registry.formats.server_json import MAX_WARNINGS
 from hx_gateway.registry.official.naming import Naming
 from hx_gateway.registry.official.server_json import OFFICIAL_META
 from tests.unit.registry.official.documents import BUNDLE, IMAGE, NPM, REMOTE, server
@@ -130,3 +131,14 @@ def test_documents_survive_the_way_through_services(documents: list[dict[str, An
     assert page["metadata"] == {"count": len(documents)}
     again = write(read(page))
     assert [each["server"] for each in again["servers"]] == documents
+
+
+def test_the_servers_of_a_registry_are_gathered_over_its_pages_with_warnings_of_a_number_that_is_known() -> None:
+    reader = ServersReader(Naming(NAMESPACE))
+    for version in ("1.9.0", "1.10.0", "1.2.0"):
+        reader.take([{"server": server(version=version)}, *[7] * 100])
+    assert len(reader) == 1
+    imported = reader.imported()
+    assert [fields["version"] for fields in imported.services] == ["1.10.0"]
+    assert imported.warnings[0] == "one without a name: left out. servers[1] must be an object."
+    assert (len(imported.warnings), imported.warnings[-1]) == (MAX_WARNINGS + 1, "100 more.")

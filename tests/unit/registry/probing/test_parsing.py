@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hx_gateway.db.models.health_config import HealthConfig, health_config, health_problems
 from hx_gateway.db.models.registry_items import RegistryItem, ServiceProtocol
 from hx_gateway.db.models.validation import InvalidModel
+from hx_gateway.registry.probing import mcp_messages
 from hx_gateway.registry.probing.http_probe import _retry_after, by_status
-from hx_gateway.registry.probing.mcp_messages import answer_in_body, discover, has_answer
+from hx_gateway.registry.probing.mcp_messages import answer_in_body, discover, first_answer
 from hx_gateway.registry.probing.outcome import FailureClass, redacted
 from hx_gateway.registry.probing.state import HealthState
 from hx_gateway.registry.probing.stdio_probe import StdioCommand
@@ -140,7 +141,19 @@ def test_what_is_no_answer_is_none(body: str) -> None:
 
 def test_a_stream_is_enough_once_the_whole_answer_came() -> None:
     body = f"data: {json.dumps(RESULT)}\n\n".encode()
-    assert [has_answer(body[:end]) for end in (10, len(body) - 2, len(body))] == [False, False, True]
+    enough = first_answer()
+    assert [enough(bytearray(body[:end])) for end in (10, len(body) - 2, len(body))] == [False, False, True]
+
+
+def test_each_event_is_looked_at_once_however_slowly_a_stream_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+    monkeypatch.setattr(mcp_messages, "event_data", looked_at.append)
+    enough, body = first_answer(), bytearray()
+    for byte in b": one\n\n: two\r\n\r\n: three":
+        body.append(byte)
+        assert not enough(body)
+    # The second CR ends the second event; the LF after it opens the next one.
+    assert looked_at == [b": one\n\n", b": two\r\n\r"]
 
 
 def test_a_modern_server_of_other_revisions_serves() -> None:
