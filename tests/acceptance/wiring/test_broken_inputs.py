@@ -77,6 +77,10 @@ CASES: dict[str, tuple[Callable[[Tree], object], str]] = {
         config(LITELLM_CONFIG + "model_list: []\n"),
         f"line {LINES + 1}: the key 'model_list' is there twice",
     ),
+    "a key of ours twice, once in quotes": (
+        config("general_settings:\n  database_url: hid\n  'database_url': hid2\n"),
+        f"{CONFIG}: line 3: general_settings.database_url is there twice",
+    ),
     "two documents": (config(LITELLM_CONFIG + "---\na: 1\n"), f"line {LINES + 1}: a second document"),
     "a list": (config("- a\n"), "line 1: the file must hold a mapping"),
     "a section that is a list": (config("general_settings: [a]\n"), "line 1: general_settings must be a mapping"),
@@ -100,6 +104,11 @@ CASES: dict[str, tuple[Callable[[Tree], object], str]] = {
     "secrets open to everybody": (written(SECRETS, "A=1\n", 0o644), f"{SECRETS}: is open to everybody (mode 0644)"),
     "secrets that are a link": (link_in_place_of(SECRETS), f"{SECRETS}: is a link"),
     "secrets with an open quote": (written(SECRETS, "A=1\nB='hid\n"), f"{SECRETS}: line 2: a quote is not closed"),
+    "secrets that end within a value": (written(SECRETS, "A=hid\\\n"), f"{SECRETS}: line 2: .*end it"),
+    "secrets with a comment that goes on": (
+        written(SECRETS, "# hid\\\nA=1\n"),
+        f"{SECRETS}: line 1: a comment ends with a backslash",
+    ),
     "settings with an open quote": (written(SETTINGS, 'A="hid\n', 0o644), f"{SETTINGS}: line 1: a quote"),
     "a folder for the settings": (folder_in_place_of(SETTINGS), f"{SETTINGS}: is a folder"),
     "another file where the link goes": (written(LINK, "a: 1\n", 0o644), f"{LINK}: is not the link to config.yaml"),
@@ -155,6 +164,16 @@ def test_secrets_of_a_stranger_are_refused(tree: Tree) -> None:
     assert done.exit_code == 1
     assert "belongs to an account that is not the gateway's (uid 65534)" in done.output
     assert "database_url" not in tree.read(CONFIG).replace("# database_url", "")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give a file to another group")
+@pytest.mark.parametrize(("mode", "refused"), [(0o640, True), (0o660, True), (0o600, False)])
+def test_secrets_that_another_group_may_read_are_refused(tree: Tree, mode: int, refused: bool) -> None:
+    tree.write(SECRETS, "A=1\n", mode)
+    os.chown(tree.path(SECRETS), 0, 65534)
+    done = tree.wire()
+    assert done.exit_code == refused
+    assert ("is open to a group that is not the gateway's (gid 65534)" in done.output) is refused
 
 
 @pytest.mark.skipif(not ROOT, reason="needs files of another account")
