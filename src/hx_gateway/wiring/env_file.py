@@ -61,13 +61,9 @@ def set_variable(text: str, name: str, value: str) -> str:
     stood = [variable for variable in variables(text) if variable.name == name]
     line = f"{name}={value}"
     if not stood:
-        newline = _LINE_BREAK.search(text)
-        return _checked(
-            text,
-            with_lines(text, len(text), [line], newline=newline.group() if newline is not None else "\n"),
-            name,
-            value,
-        )
+        found = _LINE_BREAK.search(text)
+        newline = found.group() if found is not None else "\n"
+        return _checked(text, with_lines(text, len(text), [line], newline=newline), name, value)
     last = stood[-1]
     if last.value == value:
         return text
