@@ -138,9 +138,11 @@ def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     """Make one folder with this mode whatever the process's mask is. Raises ``OSError``."""
     with entered(path.parent) as above:
         os.mkdir(path.name, mode, dir_fd=above)
-    with entered(path) as folder:
-        # What is a place only cannot be given a mode itself.
-        os.chmod(f"/proc/self/fd/{folder}", mode)
+        descriptor = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
 
 def draft_of(path: Path) -> Path:

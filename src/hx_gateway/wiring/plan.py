@@ -114,8 +114,11 @@ class Planner:
                 check_possible(change)
         except FileProblem as problem:
             part.problem = Step(name, "fail", str(problem), problem.remedy)
-        except PermissionError as error:
-            part.problem = Step(name, "fail", f"{error.filename}: {error.strerror}", "Run this as root.")
+        except OSError as error:
+            remedy = (
+                "Run this as root." if isinstance(error, PermissionError) else "See to that path, then run this again."
+            )
+            part.problem = Step(name, "fail", f"{error.filename}: {error.strerror}", remedy)
         return part
 
     def _secrets(self, part: Part, stores: Stores, cache: CacheUnits) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,6 +231,26 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_changes(tre
     assert unchanged(tree) == before
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can mount a file system")
+@pytest.mark.parametrize("name", [BASE, f"{BASE}/config/api-gateway", "etc"])
+def test_a_file_system_that_root_cannot_write_to_either_is_named(tree: Tree, name: str) -> None:
+    before = unchanged(tree)
+    folder = str(tree.path(name))
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        done = tree.wire()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert done.exit_code == 1
+    assert f"{name}" in done.output
+    assert "cannot be written to" in done.output
+    assert "not read-only" in done.output
+    assert unchanged(tree) == before
+    assert tree.wire().exit_code == 0
+
+
 def test_two_runs_at_once_are_one_too_many(tree: Tree) -> None:
     folder = tree.path(f"{BACKUPS}/wiring")
     folder.mkdir(parents=True)
@@ -252,6 +273,7 @@ def test_two_runs_at_once_are_one_too_many(tree: Tree) -> None:
         (("--base", "relative"), "--base 'relative' must be an absolute path"),
         (("--base", "/a/../b"), "must be an absolute path"),
         (("--base", "/a\nb"), "holds a character that a unit's file cannot hold"),
+        (("--base", f"/{'a/' * 3000}"), "File name too long"),
         (("--mirror",), "--mirror goes with --cache"),
         (("--restore", "20200101T000000Z"), "has no backup '20200101T000000Z'"),
         (("--restore", "../../etc"), "has no backup '../../etc'"),
@@ -262,6 +284,7 @@ def test_options_that_cannot_be_are_named(tree: Tree, options: tuple[str, ...], 
     before = unchanged(tree)
     done = tree.wire(*options)
     assert done.exit_code in (1, 78)
+    assert isinstance(done.exception, SystemExit)
     assert message in done.output
     assert unchanged(tree) == before
 

@@ -17,7 +17,7 @@ from hx_gateway.wiring import backups, files
 from tests.acceptance.wiring.staging import BACKUPS, CONFIG, LITELLM_CONFIG, SECRETS, Tree
 
 # Every call by which a run changes the file system.
-CALLS = ("open", "fchown", "fchmod", "chmod", "fsync", "replace", "symlink", "unlink", "mkdir", "rmdir")
+CALLS = ("open", "fchown", "fchmod", "fsync", "replace", "symlink", "unlink", "mkdir", "rmdir")
 KILLED = 9
 
 

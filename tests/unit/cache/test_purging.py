@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from hx_gateway.cache.memory import MemoryCache
-from hx_gateway.cache.purging import Purged, Purging
+from hx_gateway.cache.purging import Forgetful, Purged, Purging
 from hx_gateway.services.base import DependencyError, FailureKind
 from tests.unit.cache.questions import answer, question
 
@@ -48,7 +48,7 @@ async def test_what_is_away_keeps_the_others_from_nothing_and_is_told(away_first
     async def tell(purged: Purged) -> None:
         told.append(purged)
 
-    places = [Away(), cache] if away_first else [cache, Away()]
+    places: list[Forgetful] = [Away(), cache] if away_first else [cache, Away()]
     purged = await Purging(places).purge(A.tenant_id, then=tell)
     assert purged == Purged(1, AWAY)
     assert told == [purged]
