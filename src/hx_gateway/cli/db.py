@@ -1,4 +1,4 @@
-"""``hx-gateway db``: which schema the database has, and bringing it to the one of this program."""
+"""``hx-gateway db``: the database's schema, brought to the one of this program, and what is done with all of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from hx_gateway.cli.db_status import status
+from hx_gateway.cli.db_transfer import backup, move, restore
 from hx_gateway.cli.start import fail, open_installation, read_settings
 from hx_gateway.migrations import runner
 from hx_gateway.services.dsn import DsnError, place_of, postgres_dsn
@@ -21,7 +23,9 @@ EXIT_FAILED = 1
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app = typer.Typer(help="The database: its schema, and all that is in it.", no_args_is_help=True)
+for _command in (status, backup, restore, move):
+    app.command()(_command)
 
 EnvFiles = Annotated[list[Path] | None, typer.Option(help="Read settings from this file too.")]
 
