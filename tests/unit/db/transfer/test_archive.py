@@ -92,7 +92,7 @@ def test_what_was_written_comes_back() -> None:
 
 
 def test_large_rows_come_back_in_pieces() -> None:
-    rows = {"notes": b"".join(b"%d " % n * 9000 + b"\n" for n in range(100))}
+    rows = {"notes": b"".join(b"%d " % n * 15_000 + b"\n" for n in range(100))}
     assert len(rows["notes"]) > 3 * CHUNK_BYTES
     assert asyncio.run(rows_of(written(Memory(rows, piece=70_001)))) == rows
 
@@ -120,11 +120,14 @@ def test_what_is_behind_the_end_is_noticed() -> None:
 
 
 def test_frames_of_another_backup_are_noticed() -> None:
-    data, other = written(Memory()), written(Memory({**ROWS, "users": b"two\n"}))
-    assert len(data) == len(other)
-    differing = next(place for place in range(len(data)) if data[place] != other[place])
-    with pytest.raises(DamagedBackup):
-        read(data[:differing] + other[differing:])
+    mine, other = (
+        written(Memory()),
+        written(Memory({"tenants": b"acme\t1\\N\nrival\t2\n", "teams": b"", "users": b"two\n"})),
+    )
+    # Where the frame of the users' rows begins in each: what is on either side is as it was written.
+    cut, other_cut = (data.rindex(b"D", 0, data.rindex(b"T")) for data in (mine, other))
+    with pytest.raises(DamagedBackup, match="does not end as it was written"):
+        read(mine[:cut] + other[other_cut:])
 
 
 def test_a_newer_format_is_told_from_damage() -> None:
