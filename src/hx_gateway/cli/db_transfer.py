@@ -14,7 +14,7 @@ from hx_gateway.cli.client import EXIT_FAILED
 from hx_gateway.cli.databases import embedded_server, named_url, running_database, started
 from hx_gateway.cli.output_file import private_file
 from hx_gateway.cli.start import fail, read_settings
-from hx_gateway.cli.transfer_progress import bytes_text, watching
+from hx_gateway.cli.transfer_progress import bytes_text, rows_text, watching
 from hx_gateway.db.transfer.archive import Backup, check_backup, write_backup
 from hx_gateway.db.transfer.contents import Contents, Figures, Source, Watch
 from hx_gateway.db.transfer.errors import NotEmpty, TransferError
@@ -172,7 +172,7 @@ def _run(work: Coroutine[object, object, T], place: str, outcome: str) -> T:
 
 
 def _told(figures: dict[str, Figures]) -> str:
-    return f"{len(figures)} tables, {sum(table.rows for table in figures.values())} rows"
+    return f"{len(figures)} tables, {rows_text(sum(table.rows for table in figures.values()))}"
 
 
 def _tell(done: Loaded) -> None:

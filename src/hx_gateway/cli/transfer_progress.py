@@ -30,6 +30,11 @@ def watching(console: Console | None = None) -> Iterator[Watch]:
         yield _Bar(progress)
 
 
+def rows_text(rows: int) -> str:
+    """Return a number of rows as ``1,234 rows``."""
+    return f"{rows:,} row{'' if rows == 1 else 's'}"
+
+
 def bytes_text(size: int) -> str:
     """Return a size as ``1.5 MB``."""
     for unit, name in _SIZES:
@@ -56,7 +61,7 @@ class _Lines:
 
     def end(self, figures: Figures) -> None:
         if figures.rows:
-            line = f"{self._doing}: {figures.rows} rows, {bytes_text(figures.size)}"
+            line = f"{self._doing}: {rows_text(figures.rows)}, {bytes_text(figures.size)}"
             self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -46,6 +46,11 @@ SELECT DISTINCT conrelid AS oid, confrelid AS referred FROM pg_constraint
 WHERE contype = 'f' AND conrelid = ANY ($1::oid[]) AND confrelid = ANY ($1::oid[]) AND conrelid <> confrelid
 """
 
+_CHILDREN = """
+SELECT c.relname AS name FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = $1::text::regclass AND c.relnamespace = to_regnamespace('agent_observability') ORDER BY 1
+"""
+
 
 async def read_names(connection: asyncpg.Connection[Any]) -> tuple[list[Table], list[str]]:
     """Return our tables without their columns, and which others are in our schemas, by name.
@@ -108,20 +113,26 @@ async def _read_days(connection: asyncpg.Connection[Any]) -> dict[str, list[str]
     days: dict[str, list[str]] = {}
     for root in PARTITIONED_TABLES:
         found: set[str] = set()
-        for leaf in await read_leaves(connection, root.name):
-            found |= await _days_of(connection, root, leaf)
+        leaves = {leaf.name: leaf for leaf in await read_leaves(connection, root.name)}
+        for row in await connection.fetch(_CHILDREN, root.qualified):
+            found |= await _days_of(connection, root, row["name"], leaves.get(row["name"]))
         days[root.qualified] = sorted(found)
     return days
 
 
-async def _days_of(connection: asyncpg.Connection[Any], root: PartitionedTable, leaf: Leaf) -> set[str]:
-    """Return the first days of the partitions of ours that the rows of ``leaf`` go to, which others may have made."""
-    name = f"{OBSERVABILITY_SCHEMA}.{quoted(leaf.name)}"
-    usual = bounds_of_name(root, leaf.name)
-    if usual is not None and (leaf.lower, leaf.upper) == tuple(map(postgres_us, usual)):
-        filled = f"SELECT EXISTS (SELECT FROM {name})"  # noqa: S608 - the name is quoted
+async def _days_of(
+    connection: asyncpg.Connection[Any], root: PartitionedTable, name: str, leaf: Leaf | None
+) -> set[str]:
+    """Return the first days of the partitions of ours that the rows of one go to, which others may have made.
+
+    ``leaf`` is ``None`` of a default partition.
+    """
+    table = f"{OBSERVABILITY_SCHEMA}.{quoted(name)}"
+    usual = bounds_of_name(root, name)
+    if leaf is not None and usual is not None and (leaf.lower, leaf.upper) == tuple(map(postgres_us, usual)):
+        filled = f"SELECT EXISTS (SELECT FROM {table})"  # noqa: S608 - the name is quoted
         return {usual[0].date().isoformat()} if await connection.fetchval(filled) else set()
-    query = f"""SELECT DISTINCT ("timestamp" AT TIME ZONE 'UTC')::date AS day FROM {name}"""  # noqa: S608 - as above
+    query = f"""SELECT DISTINCT ("timestamp" AT TIME ZONE 'UTC')::date AS day FROM {table}"""  # noqa: S608 - as above
     return {_first_day(root, row["day"]) for row in await connection.fetch(query)}
 
 
