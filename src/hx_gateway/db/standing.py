@@ -21,7 +21,8 @@ SELECT n.nspname AS schema, c.relname AS name, parts.partitions, parts.rows, par
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE leaf.oid <> c.oid AND leaf.relkind = 'r') AS partitions,
-        coalesce(sum(greatest(leaf.reltuples, pg_stat_get_live_tuples(leaf.oid), 0)), 0)::bigint AS rows,
+        coalesce(sum(CASE WHEN leaf.reltuples >= 0 THEN leaf.reltuples ELSE pg_stat_get_live_tuples(leaf.oid) END)
+            FILTER (WHERE leaf.relkind = 'r'), 0)::bigint AS rows,
         coalesce(sum(pg_total_relation_size(leaf.oid)), 0)::bigint AS size
     FROM pg_class AS leaf
     WHERE leaf.oid = c.oid OR c.relkind = 'p' AND leaf.oid IN (SELECT relid FROM pg_partition_tree(c.oid))

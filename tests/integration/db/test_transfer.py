@@ -36,7 +36,7 @@ MORE_ROWS = {
     "journal_cursors": "(stream_id, segment, applied_seq) VALUES (gen_random_uuid(), 1, 9223372036854775807)",
 }
 RECORD_ROWS = {
-    "trace_events": "trace_id, event_type, message) VALUES ($1, 't', E'tab\\t, line\\n, \\\\\\\\N, ü')",
+    "trace_events": "trace_id, event_type, message) VALUES ($1, 't', 'x', E'tab\\t, line\\n, \\\\\\\\N, ü')",
     "routing_decisions": "user_request, selected_agent, confidence_score) VALUES ($1, 'x', 'x', 0.1)",
     "performance_metrics": "metric_name, metric_value, metric_type) VALUES ($1, 'x', 1e-300, 'gauge')",
     "transformation_events": "transformation_type, input_bytes) VALUES ($1, 'x', NULL)",
