@@ -18,11 +18,16 @@ from typer.testing import CliRunner, Result
 from hx_gateway.cli.db import app
 from hx_gateway.cli.db_transfer import EXIT_INTERRUPTED, _fill, _run, _take
 from hx_gateway.cli.output_file import private_file
+from hx_gateway.db.locks import LOCK_CLASS, MIGRATION_LOCK
 from hx_gateway.db.partitions import ensure_partition, partition_name
 from hx_gateway.db.row_security import EVERY_TENANT_SETTINGS
 from hx_gateway.db.schemas import PARTITIONED_TABLES
 from hx_gateway.db.transfer.archive import Backup
 from hx_gateway.db.transfer.contents import Figures, Table
+from hx_gateway.db.transfer.errors import NotEmpty, TransferError
+from hx_gateway.db.transfer.loading import load
+from hx_gateway.db.transfer.sessions import session
+from hx_gateway.db.transfer.snapshot import snapshot
 from hx_gateway.migrations.runner import bring_to, head, upgrade
 from tests.fixtures.servers import PostgresServer, running_postgres
 from tests.integration.db.databases import owned_database, sql
@@ -254,6 +259,64 @@ def test_a_restore_that_is_interrupted_leaves_nothing(backup: Path, target: str)
     assert run("restore", backup, "--to", target).exit_code == 0
 
 
+def test_rows_that_came_just_before_it_was_locked_are_noticed(backup: Path, target: str) -> None:
+    async def late() -> None:
+        with backup.open("rb") as file:
+            async with session(target) as connection:
+                await load(connection, Backup(file, "it"), Interrupting("never"))
+
+    asyncio.run(upgrade(target))
+    price = "INSERT INTO hx_gateway.model_prices (model, input_pico, output_pico) VALUES ('late', 2, 3)"
+    asked(target, lambda c: c.execute(price))
+    with pytest.raises(NotEmpty, match=r"rows in hx_gateway\.model_prices\."):
+        asyncio.run(late())
+
+
+def test_nobody_writes_or_comes_while_a_database_is_moved(filled: str) -> None:
+    async def come() -> None:
+        async with session(filled) as connection, snapshot(connection, alone=True) as source:
+            other = await asyncpg.connect(filled)
+            await other.execute("SET lock_timeout = '100ms'")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await other.execute("DELETE FROM hx_gateway.model_prices")
+            with pytest.raises(TransferError, match="somebody connected to the database meanwhile"):
+                await source.finish()
+            await other.close()
+
+    asyncio.run(come())
+
+
+def test_others_write_while_a_backup_is_taken_and_are_not_in_it(filled: str) -> None:
+    async def write() -> tuple[int, int]:
+        async with session(filled) as connection, snapshot(connection) as source:
+            other = await asyncpg.connect(filled)
+            await other.execute("UPDATE hx_gateway.model_prices SET updated_by = 'late'")
+            (prices,) = (table for table in source.contents.tables if table.name == "model_prices")
+            pieces: list[bytes] = []
+
+            async def take(chunk: bytes) -> None:
+                pieces.append(chunk)
+
+            await source.copy(prices, take)
+            await other.close()
+            return len(pieces), b"".join(pieces).count(b"late")
+
+    assert asyncio.run(write()) == (1, 0)
+
+
+def test_a_database_that_is_being_migrated_is_left_alone(filled: str) -> None:
+    async def meet() -> None:
+        other = await asyncpg.connect(filled)
+        await other.execute(f"SELECT pg_advisory_lock({LOCK_CLASS}, {MIGRATION_LOCK})")
+        async with session(filled) as connection:
+            with pytest.raises(TransferError, match="is being migrated: try again"):
+                async with snapshot(connection):
+                    pass
+        await other.close()
+
+    asyncio.run(meet())
+
+
 def test_a_target_that_changes_rows_keeps_nothing(backup: Path, target: str) -> None:
     # On a partition, where nobody looks for triggers.
     leaf = f"agent_observability.{partition_name(PARTITIONED_TABLES[0], datetime.now(UTC))}"
@@ -301,7 +364,10 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(
     assert "--overwrite" in refused.output
     assert (tmp_path / "file").read_text() == "mine"
     assert run("backup", tmp_path / "file", "--overwrite").exit_code == 0
-    assert run("restore", tmp_path / "file", "--check").exit_code == 0
+    assert "chmod 600" not in run("restore", tmp_path / "file", "--check").output
+    (tmp_path / "file").chmod(0o640)
+    told = run("restore", tmp_path / "file", "--check")
+    assert (told.exit_code, "is open to others than you: chmod 600" in told.output) == (0, True)
     nowhere = run("backup", tmp_path / "missing" / "file")
     assert nowhere.exit_code == 1
     assert "cannot be written: No such file or directory" in nowhere.output
