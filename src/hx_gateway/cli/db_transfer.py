@@ -18,7 +18,7 @@ from hx_gateway.cli.transfer_progress import bytes_text, rows_text, watching
 from hx_gateway.db.transfer.archive import Backup, check_backup, write_backup
 from hx_gateway.db.transfer.contents import Contents, Figures, Source, Watch
 from hx_gateway.db.transfer.errors import NotEmpty, TransferError
-from hx_gateway.db.transfer.loading import Loaded, analyse, differing, load, require_empty
+from hx_gateway.db.transfer.loading import Loaded, analyse, hold_the_same, load, require_empty
 from hx_gateway.db.transfer.sessions import session
 from hx_gateway.db.transfer.snapshot import snapshot
 from hx_gateway.migrations import runner
@@ -28,6 +28,7 @@ from hx_gateway.services.failures import classify
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 _OPEN_TO_OTHERS = 0o077
 _MAY_NOT = "42501"
+_ALL_OR_NOTHING = "The target has no rows or, if it was at the very end, all of them: `hx-gateway db status` tells."
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def restore(
         return
     _require_known(contents.revision, f"{str(file)!r} is of")
     with running_database(loaded, to, create=True) as url, file.open("rb") as given, watching() as watch:
-        done = _run(_fill(postgres_dsn(url), Backup(given, str(file)), watch), place_of(url), "Nothing was restored.")
+        done = _run(_fill(postgres_dsn(url), Backup(given, str(file)), watch), place_of(url), _ALL_OR_NOTHING)
     _tell(done)
     typer.echo(f"restored: {_told(done.tables)}, the same in {place_of(url)}, which is at revision {runner.head()}")
 
@@ -82,9 +83,8 @@ def move(
     if target is None:
         fail("where to? Give the URL of an empty database in --to or, so that it is in no list of processes, PG_URL.")
     server = embedded_server(loaded, create=False)
-    in_use = server.is_ready()
     with started(server):
-        if in_use or server.role != "owner":
+        if server.role != "owner":
             fail(
                 "another process uses the embedded database: stop the gateway (Ctrl-C, or systemctl stop hx-gateway), "
                 "or wait until the backup is done, and try again.",
@@ -92,7 +92,7 @@ def move(
             )
         with watching() as watch:
             work = _move(postgres_dsn(server.url), postgres_dsn(target), watch)
-            done = _run(work, f"{place_of(server.url)} or {place_of(target)}", "Nothing was moved.")
+            done = _run(work, f"{place_of(server.url)} or {place_of(target)}", _ALL_OR_NOTHING)
     if done is None:
         typer.echo(f"{place_of(target)} has all of it already: nothing to do")
     else:
@@ -115,7 +115,7 @@ async def _move(source_dsn: str, target_dsn: str, watch: Watch) -> Loaded | None
             return await _fill(target_dsn, source, watch)
         except NotEmpty:
             async with session(target_dsn) as other, snapshot(other) as target:
-                if await differing(source, target) is None:
+                if await hold_the_same(source, target):
                     return None
             raise
 
@@ -126,8 +126,15 @@ async def _fill(dsn: str, source: Source, watch: Watch) -> Loaded:
     await runner.bring_to(dsn, source.contents.revision)
     async with session(dsn) as connection:
         done = await load(connection, source, watch)
-        await analyse(connection, done)
-    await runner.upgrade(dsn)
+    try:
+        async with session(dsn) as connection:
+            await analyse(connection, done)
+        await runner.upgrade(dsn)
+    except runner.DRIVER_ERRORS as error:
+        raise TransferError(
+            f"all rows are in the target, and only the newest schema is missing ({error}): run `hx-gateway db upgrade` "
+            "there."
+        ) from error
     return done
 
 

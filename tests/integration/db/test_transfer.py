@@ -23,11 +23,12 @@ from hx_gateway.db.partitions import ensure_partition, partition_name
 from hx_gateway.db.row_security import EVERY_TENANT_SETTINGS
 from hx_gateway.db.schemas import PARTITIONED_TABLES
 from hx_gateway.db.transfer.archive import Backup
-from hx_gateway.db.transfer.contents import Figures, Table
+from hx_gateway.db.transfer.contents import Figures, Sink, Table
 from hx_gateway.db.transfer.errors import NotEmpty, TransferError
 from hx_gateway.db.transfer.loading import load
 from hx_gateway.db.transfer.sessions import session
 from hx_gateway.db.transfer.snapshot import snapshot
+from hx_gateway.migrations import runner
 from hx_gateway.migrations.runner import bring_to, head, upgrade
 from tests.fixtures.servers import PostgresServer, running_postgres
 from tests.integration.db.databases import owned_database, sql
@@ -259,6 +260,19 @@ def test_a_restore_that_is_interrupted_leaves_nothing(backup: Path, target: str)
     assert run("restore", backup, "--to", target).exit_code == 0
 
 
+def test_what_fails_after_all_rows_are_there_is_told_as_that(
+    backup: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(dsn: str) -> list[str]:
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(runner, "upgrade", lost)
+    failed = run("restore", backup, "--to", target)
+    assert failed.exit_code == 1
+    assert "all rows are in the target, and only the newest schema is missing (gone): run" in failed.output
+    assert not without_rows(target)
+
+
 def test_rows_that_came_just_before_it_was_locked_are_noticed(backup: Path, target: str) -> None:
     async def late() -> None:
         with backup.open("rb") as file:
@@ -270,6 +284,36 @@ def test_rows_that_came_just_before_it_was_locked_are_noticed(backup: Path, targ
     asked(target, lambda c: c.execute(price))
     with pytest.raises(NotEmpty, match=r"rows in hx_gateway\.model_prices\."):
         asyncio.run(late())
+
+
+@pytest.mark.parametrize(
+    ("piece", "gone", "failure"),
+    [
+        (b"half a ro", True, TransferError),
+        (b"not a price\n" * 100_000, False, asyncpg.BadCopyFileFormatError),
+        (b"not a price\n" * 100_000, True, TransferError),
+    ],
+    ids=["the source", "the target", "both"],
+)
+def test_what_fails_in_the_middle_of_a_table_leaves_nothing(
+    backup: Path, target: str, piece: bytes, gone: bool, failure: type[Exception]
+) -> None:
+    class Failing(Backup):
+        async def copy(self, table: Table, sink: Sink) -> Figures:
+            if table.name == "model_prices":
+                for _ in range(20):
+                    await sink(piece)
+                if gone:
+                    raise TransferError("the source is gone")
+            return await super().copy(table, sink)
+
+    async def restore() -> None:
+        with backup.open("rb") as file:
+            await _fill(target, Failing(file, "it"), Interrupting("never"))
+
+    with pytest.raises(failure):
+        asyncio.run(asyncio.wait_for(restore(), 60))
+    assert without_rows(target)
 
 
 def test_nobody_writes_or_comes_while_a_database_is_moved(filled: str) -> None:

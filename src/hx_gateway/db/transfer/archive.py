@@ -63,12 +63,13 @@ class _Writer:
 
     def sink(self, watch: Watch) -> Sink:
         """Return what takes the rows of one table."""
-        counted = RowDigest()
+        rows = size = 0
 
         async def take(chunk: bytes) -> None:
-            counted.size += len(chunk)
-            counted.rows += chunk.count(b"\n")
-            watch.advance(counted.rows, counted.size)
+            nonlocal rows, size
+            rows += chunk.count(b"\n")
+            size += len(chunk)
+            watch.advance(rows, size)
             self._waiting += chunk
             while len(self._waiting) >= CHUNK_BYTES:
                 self._compress(CHUNK_BYTES)

@@ -45,7 +45,6 @@ _REFERENCES = """
 SELECT DISTINCT conrelid AS oid, confrelid AS referred FROM pg_constraint
 WHERE contype = 'f' AND conrelid = ANY ($1::oid[]) AND confrelid = ANY ($1::oid[]) AND conrelid <> confrelid
 """
-
 _CHILDREN = """
 SELECT c.relname AS name FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1::text::regclass AND c.relnamespace = to_regnamespace('agent_observability') ORDER BY 1

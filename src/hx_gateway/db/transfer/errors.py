@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TransferError(Exception):
-    """It cannot be done, and nothing was changed."""
+    """It cannot be done as it was asked for."""
 
 
 class DamagedBackup(TransferError):

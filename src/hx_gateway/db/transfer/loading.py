@@ -19,6 +19,7 @@ from hx_gateway.db.transfer.contents import Figures, RowDigest, Source, Table, W
 from hx_gateway.db.transfer.errors import NotEmpty, TransferError
 from hx_gateway.db.transfer.sessions import copy_out, counting, lock_tables, read_revision
 from hx_gateway.db.transfer.snapshot import sequence_of
+from hx_gateway.kit.undo import undone_on_failure
 
 _TENANTS = "hx_gateway.tenants"
 # The one row that the migrations write, as long as nobody has touched it.
@@ -57,15 +58,20 @@ async def load(connection: asyncpg.Connection[Any], source: Source, watch: Watch
     """Fill a :func:`~hx_gateway.db.transfer.sessions.session`'s database, which is at the revision of ``source``.
 
     Rows are read back and compared before anything is kept. Raises :class:`TransferError`, and the driver's errors as
-    they are.
+    they are; the session has ended then.
     """
+    transaction = connection.transaction()
+    await transaction.start()
     try:
-        async with connection.transaction():
-            return await _load(connection, source, watch)
+        # Not rolled back but hung up: where COPY has failed on both sides, the driver would wait for ever.
+        with undone_on_failure(connection.terminate):
+            loaded = await _load(connection, source, watch)
+            await transaction.commit()
     except asyncpg.OutOfMemoryError as error:
         raise TransferError(
             "the target cannot lock as many partitions at once: raise its max_locks_per_transaction, and begin again."
         ) from error
+    return loaded
 
 
 async def _load(connection: asyncpg.Connection[Any], source: Source, watch: Watch) -> Loaded:
@@ -206,13 +212,13 @@ async def analyse(connection: asyncpg.Connection[Any], loaded: Loaded) -> None:
         await connection.execute(f"ANALYZE {quoted(schema)}.{quoted(name)}")
 
 
-async def differing(source: Source, target: Source) -> str | None:
-    """Return the name of a table whose rows differ in two databases, or ``None`` where all are the same."""
+async def hold_the_same(source: Source, target: Source) -> bool:
+    """Return whether two databases have the same rows at the same revision; ends with the first table that differs."""
     if source.contents.revision != target.contents.revision:
-        return f"the revision ({target.contents.revision})"
+        return False
     there = {table.label: table for table in target.contents.tables}
     for table in source.contents.tables:
         other = there.get(table.label)
-        if other is None or not (await source.copy(table, nowhere)).matches(await target.copy(table, nowhere)):
-            return table.label
-    return None
+        if other is None or not (await source.copy(table, nowhere)).matches(await target.copy(other, nowhere)):
+            return False
+    return True
