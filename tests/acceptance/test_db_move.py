@@ -54,7 +54,12 @@ def chat(people: People, key: dict[str, Any]) -> int:
 def spent(people: People, key: dict[str, Any], calls: int) -> float:
     """Return what a key's budget has lost, once that many calls are recorded."""
     path = f"/v1/spend/logs?key_id={key['id']}"
-    people.gateway.wait_until(lambda: len(people.done("GET", path)["items"]) == calls)
+    def recorded() -> bool:
+        found = people.done("GET", path)
+        assert "items" in found, found
+        return len(found["items"]) == calls
+
+    people.gateway.wait_until(recorded)
     return float(people.done("GET", f"/v1/keys/{key['id']}")["budgets"][0]["spent_usd"])
 
 
