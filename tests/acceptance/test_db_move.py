@@ -54,6 +54,7 @@ def chat(people: People, key: dict[str, Any]) -> int:
 def spent(people: People, key: dict[str, Any], calls: int) -> float:
     """Return what a key's budget has lost, once that many calls are recorded."""
     path = f"/v1/spend/logs?key_id={key['id']}"
+
     def recorded() -> bool:
         found = people.done("GET", path)
         assert "items" in found, found
