@@ -86,7 +86,7 @@ def move(
     with started(server):
         if server.role != "owner":
             fail(
-                "another process uses the embedded database: stop the gateway (Ctrl-C, or systemctl stop hx-gateway), "
+                "another process uses the embedded database: stop the gateway (Ctrl-C, or its unit), "
                 "or wait until the backup is done, and try again.",
                 code=EXIT_FAILED,
             )
