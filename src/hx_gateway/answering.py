@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import structlog
 from prometheus_client import Counter
 
+from hx_gateway.access.resources import ResourceKind
 from hx_gateway.cache.hot import HOT_BYTES, HotCache
 from hx_gateway.cache.meaning.cache import MeaningCache, MeaningOptions
 from hx_gateway.cache.meaning.embedding import Embedder
@@ -19,6 +23,7 @@ from hx_gateway.cache.meaning.stores import VectorStore
 from hx_gateway.cache.meaning.upstream_embedder import UpstreamEmbedder
 from hx_gateway.cache.memory import MemoryCache
 from hx_gateway.cache.policy import DEFAULT_TTL_SECONDS, CacheDefaults
+from hx_gateway.cache.purging import Purged, Purging
 from hx_gateway.cache.redis_store import RedisCache
 from hx_gateway.cache.store import AnswerCache
 from hx_gateway.cache_rules import CacheMode, CacheRule, CacheScope
@@ -32,6 +37,9 @@ from hx_gateway.services.upstream.base import Deployment, Upstream, UpstreamKind
 from hx_gateway.settings import NOT_CONFIGURED, Settings, SettingsError
 from hx_gateway.telemetry import Metrics
 
+# How long somebody who deletes a tenant or a key waits for its answers to be forgotten; that goes on after it.
+FORGET_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Comparer:
@@ -42,7 +50,7 @@ class Comparer:
 
 
 class Answering:
-    """Answers from what was answered before; ``caching`` stands in the pipeline.
+    """Answers from what was answered before; ``caching`` stands in the pipeline, ``purging`` makes it forget.
 
     It is there while the cache is off too: a key may turn it on at any time. Raises ``SettingsError`` for comparing by
     meaning without what that needs.
@@ -67,13 +75,43 @@ class Answering:
         if self._by_meaning is not None:
             caches.append(self._by_meaning)
         options = CachingOptions(defaults=defaults, entry_max_bytes=settings.cache_entry_max_bytes)
+        self._defaults = defaults
         self.caching = AnswerCaching(caches, options, counts=_MetricCounts(metrics))
+        self.purging = Purging(caches)
 
     def open(self, stack: AsyncExitStack) -> None:
         """Begin to make places for answers ready; let go of what it holds on the way out."""
         if self._by_meaning is not None:
             self._by_meaning.start()
         stack.push_async_callback(self.caching.aclose)
+        stack.push_async_callback(self.purging.aclose)
+
+    async def forget(self, kind: ResourceKind, shown: Mapping[str, Any]) -> None:
+        """Forget what nobody is to be given any more: a tenant's answers, and those of a key that shared with nobody.
+
+        Never raises: what cannot be forgotten now ends at its time, and the log says so.
+        """
+        if kind is ResourceKind.TENANT:
+            await self._forget(shown["id"], None)
+        elif kind is ResourceKind.KEY:
+            scope = (shown["cache"] or {}).get("scope")
+            alone = self._defaults.may_be_alone(
+                CacheScope(scope) if scope is not None else None, team_id=shown["team_id"], user_id=shown["user_id"]
+            )
+            if alone:
+                await self._forget(shown["tenant_id"], shown["id"])
+
+    async def _forget(self, tenant_id: str, key_id: str | None) -> None:
+        async def tell(purged: Purged) -> None:
+            if purged.failure is not None:
+                reason = str(purged.failure)
+                structlog.get_logger().warning("answers_not_forgotten", tenant=tenant_id, key=key_id, reason=reason)
+
+        try:
+            async with asyncio.timeout(FORGET_SECONDS):
+                await self.purging.purge(tenant_id, key_id=key_id, then=tell)
+        except TimeoutError:
+            structlog.get_logger().info("answers_forgotten_later", tenant=tenant_id, key=key_id)
 
 
 def _exact(settings: Settings, redis: DataService) -> AnswerCache:

@@ -160,6 +160,8 @@ def build_app(settings: Settings | None = None, parts: Parts | None = None) -> G
         )
         drain.on_begin(registering.feed.stop)
     answering = Answering(settings, metrics, stores.by_key(), config, comparer=Comparer(models.resolve, upstreams))
+    if identity is not None:
+        identity.directory.on_gone(answering.forget)
     plan = _Plan(
         settings=settings,
         authenticator=parts.authenticator or (identity.authenticator if identity is not None else admin_key),
@@ -277,7 +279,7 @@ def _routes(plan: _Plan) -> RouteTable:
     listing = upstream_model_list(http, base_url, api_key) if base_url and plan.models.open_ended else None
     built: set[str] = set()
     routes = [*model_routes(ModelList(plan.models, listing)), *record_routes(plan.layer)]
-    routes.append(purge_route(plan.answering.caching.caches))
+    routes.append(purge_route(plan.answering.purging, plan.directory))
     if plan.directory is not None:
         admin.include(api, plan.directory)
         routes += admin.admin_routes(handler)

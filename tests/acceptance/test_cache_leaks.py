@@ -175,3 +175,70 @@ def test_a_purge_forgets_one_tenant_s_and_nobody_purges_another_s(people: People
     assert [ask(people, owner.key, text).header("x-hx-cache") for owner in (mine, rival)] == ["hit", "miss"]
     assert people.done("DELETE", f"/v1/cache?tenant_id={mine.tenant}&model={MODEL}")["purged"] == 1
     assert ask(people, mine.key, text).header("x-hx-cache") == "miss"
+
+
+def entries(people: People, tenant: str, key: str | None = None) -> list[Any]:
+    """Return what the audit log says of purges of a tenant's answers, the newest first."""
+    query = f"/v1/audit?tenant_id={tenant}&object_kind=cache&action=purged"
+    return list(people.done("GET", query, key=key)["data"])
+
+
+def test_who_purged_what_and_how_many_is_in_the_audit_log_of_the_tenant(people: People) -> None:
+    mine, *_, rival = owners(people, "tenant")
+    made = people.key(tenant_id=mine.tenant, admin_role="tenant_admin")
+    people.until(made["key"], let_in=True)
+    for _ in range(2):
+        ask(people, mine.key, uuid4().hex)
+    purged = people.ask("DELETE", "/v1/cache?key_id=nobody", key=made["key"])
+    assert (purged.status, purged.json()["purged"]) == (200, 0)
+    assert people.done("DELETE", f"/v1/cache?model={MODEL}", key=made["key"])["purged"] == 2
+    people.done("DELETE", f"/v1/cache?tenant_id={mine.tenant}")
+    told = [(entry["actor_key"], entry["object_id"], entry["after"]) for entry in entries(people, mine.tenant)]
+    assert told == [
+        ("admin", mine.tenant, {"purged": 0, "whole": True}),
+        (made["id"], mine.tenant, {"model": MODEL, "purged": 2, "whole": True}),
+        (made["id"], mine.tenant, {"key_id": "nobody", "purged": 0, "whole": True}),
+    ]
+    assert entries(people, mine.tenant, made["key"])[0]["actor_key"] == "admin"
+    assert entries(people, rival.tenant) == []
+    check = people.done("GET", f"/v1/audit/check?tenant_id={mine.tenant}")
+    assert check["broken_at"] is None
+    # What is refused is not there.
+    assert people.ask("DELETE", "/v1/cache?tenant_id=t-nobody").status == 404
+    assert people.ask("DELETE", f"/v1/cache?tenant_id={rival.tenant}", key=made["key"]).status == 404
+    assert entries(people, rival.tenant) == []
+
+
+@pytest.mark.parametrize("way", ["deleted", "blocked"])
+def test_the_answers_of_a_tenant_that_is_let_in_no_more_are_forgotten(people: People, way: str) -> None:
+    mine, *_, rival = owners(people, "tenant")
+    text, place = uuid4().hex, f"/v1/tenants/{mine.tenant}"
+    first = [ask(people, owner.key, text).json() for owner in (mine, rival)]
+    if way == "deleted":
+        people.done("DELETE", place)
+    else:
+        people.done("PATCH", place, {"blocked": True})
+    people.until(mine.key, let_in=False)
+    assert people.done("DELETE", f"/v1/cache?tenant_id={mine.tenant}")["purged"] == 0
+    # Its id is its own for ever: nobody is made in its place, who might be given what it was.
+    again = people.ask("POST", "/v1/tenants", {"name": "another one", "id": mine.tenant})
+    assert (again.status, again.json()["error"]["code"]) == (409, "already_exists")
+    if way == "deleted":
+        people.done("POST", f"{place}/restore")
+    else:
+        people.done("PATCH", place, {"blocked": False})
+    people.until(mine.key, let_in=True)
+    answers = [ask(people, owner.key, text) for owner in (mine, rival)]
+    assert [answer.header("x-hx-cache") for answer in answers] == ["miss", "hit"]
+    assert answers[0].json() != first[0]
+    assert answers[1].json() == first[1]
+
+
+def test_the_answers_of_a_deleted_key_are_forgotten_where_they_were_its_own(people: People) -> None:
+    tenant = people.made("tenants", id=f"t-{uuid4().hex[:8]}")["id"]
+    for scope, left in (("key", 0), ("tenant", 1)):
+        made = people.key(tenant_id=tenant, cache={"mode": "exact", "scope": scope})
+        people.until(made["key"], let_in=True)
+        ask(people, made["key"], uuid4().hex)
+        people.done("DELETE", f"/v1/keys/{made['id']}")
+        assert people.done("DELETE", f"/v1/cache?tenant_id={tenant}&key_id={made['id']}")["purged"] == left

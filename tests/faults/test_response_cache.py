@@ -45,6 +45,7 @@ def test_requests_are_answered_without_it_and_with_it_again(people: People, stor
     until(people, text, "hit")
     # What was found a moment ago is given without asking anybody.
     time.sleep(2 * HOT_SECONDS)
+    tenant = people.made("tenants", id=f"t-{uuid4().hex[:8]}")["id"]
     redis = stores.redis
     (redis.freeze if fault == "hung" else redis.kill)()
     try:
@@ -56,9 +57,16 @@ def test_requests_are_answered_without_it_and_with_it_again(people: People, stor
             assert people.gateway.get("/livez").status == 200
         purge = people.ask("DELETE", "/v1/cache")
         assert (purge.status, purge.json()["error"]["code"]) == (503, "dependency_unavailable")
+        deleted = people.ask("DELETE", f"/v1/tenants/{tenant}")
+        # Refused once it is known that Redis is away; until then nobody waits for what cannot be forgotten.
+        assert deleted.status in (200, 503), deleted.body
     finally:
         (redis.thaw if fault == "hung" else redis.start)()
     assert max(waits) < ANSWERED_SECONDS
+    # What came of the purge is written down all the same.
+    people.gateway.wait_until(lambda: people.ask("GET", "/v1/audit").status == 200, HEALED_SECONDS)
+    log = people.done("GET", "/v1/audit?tenant_id=default&object_kind=cache&limit=1")["data"]
+    assert [entry["after"] for entry in log] == [{"purged": 0, "whole": False}]
     # A server that lost everything has nothing to give, and is filled again.
     until(people, text, "hit")
 

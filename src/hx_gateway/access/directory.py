@@ -45,6 +45,8 @@ from hx_gateway.services.database import DatabaseManager
 __all__ = ["Actor", "Announce", "AuditState", "Directory", "ListQuery", "Page", "ResourceKind"]
 
 Announce = Callable[[Kind, str, str], Awaitable[None]]
+# Takes the kind of an object and what is shown of it.
+Gone = Callable[[ResourceKind, Mapping[str, Any]], Awaitable[None]]
 Objects: TypeAlias = list[dict[str, Any]]
 _OFFERED = frozenset({"scopes", "models", "allowed_routes", "expires_at", "limits", "budgets"})
 _IMPORTED = "imported_sha256"
@@ -85,6 +87,14 @@ class Directory:
         self._announce = announce
         self._window_of = window_of
         self._clock = clock or SystemClock()
+        self._gone: list[Gone] = []
+
+    def on_gone(self, act: Gone) -> None:
+        """Have ``act`` called after the commit for what is let in no more: what is deleted, and a blocked tenant.
+
+        A new tenant too: what is kept elsewhere under its id is not its own. ``act`` never raises.
+        """
+        self._gone.append(act)
 
     async def create(
         self, actor: Actor, kind: ResourceKind, fields: Mapping[str, Any], *, idempotency_key: str | None = None
@@ -106,7 +116,9 @@ class Directory:
             answer = await self._create(change, kind, settled(fields, change.now))
             if again is not None:
                 await again.keep(change.repository, answer, change.now)
-            return answer
+        if kind is _TENANT:
+            await self._tell_gone(kind, answer)
+        return answer
 
     async def get(
         self, actor: Actor, kind: ResourceKind, object_id: str, *, include_deleted: bool = False
@@ -155,7 +167,10 @@ class Directory:
             set_fields(row, fields)
             if "budgets" in fields:
                 await replace_budgets(change.repository, kind, row, fields["budgets"], now=change.now)
-            return await change.finish("updated", kind, row, before)
+            shown = await change.finish("updated", kind, row, before)
+        if kind is _TENANT and shown["blocked"] and not before["blocked"]:
+            await self._tell_gone(kind, shown)
+        return shown
 
     async def delete(self, actor: Actor, kind: ResourceKind, object_id: str) -> dict[str, Any]:
         """Delete an object, so that it can be restored. Keys of a deleted team, user or tenant are refused."""
@@ -166,7 +181,9 @@ class Directory:
                 raise Conflict("The tenant 'default' cannot be deleted.", code="default_tenant", param="id")
             before = await change.shown(kind, row)
             row.deleted_at = change.now
-            return await change.finish("deleted", kind, row, before)
+            shown = await change.finish("deleted", kind, row, before)
+        await self._tell_gone(kind, shown)
+        return shown
 
     async def restore(self, actor: Actor, kind: ResourceKind, object_id: str) -> dict[str, Any]:
         """Undo a deletion. Raises ``Conflict`` where the name was taken meanwhile."""
@@ -265,6 +282,16 @@ class Directory:
         cursor = encode_cursor(Position(shown[-1].id, ""), mark) if more else None
         return Page(items=[shown_entry(entry) for entry in shown], next_cursor=cursor)
 
+    async def check_purge(self, actor: Actor, tenant_id: str) -> None:
+        """Raise ``NotFound`` for a tenant that the actor does not administer; one that is deleted is there."""
+        await self.get(actor, _TENANT, tenant_id, include_deleted=True)
+
+    async def record_purge(self, actor: Actor, tenant_id: str, told: Mapping[str, Any]) -> None:
+        """Write into the audit log that answers of a tenant were forgotten; ``told`` says which, and how many."""
+        async with self._transaction(actor) as change:
+            await change.open(_TENANT, tenant_id, deleted=True)
+            await change.write("purged", "cache", tenant_id, None, told, tenant_id=tenant_id)
+
     async def check_audit(self, actor: Actor, tenant_id: str) -> AuditState:
         """Go through the audit log of a tenant and look for entries that were changed or taken out."""
         sight = grants.sight_of(actor.principal, _TENANT)
@@ -279,6 +306,10 @@ class Directory:
             if broken is not None:
                 return AuditState(entries=seen + sum(entry.id < broken for entry in entries), broken_at=broken)
             seen, last, previous = seen + len(entries), entries[-1].id, entries[-1].hash
+
+    async def _tell_gone(self, kind: ResourceKind, shown: Mapping[str, Any]) -> None:
+        for act in self._gone:
+            await act(kind, shown)
 
     @asynccontextmanager
     async def _transaction(self, actor: Actor) -> AsyncIterator[Transaction]:

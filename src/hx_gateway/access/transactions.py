@@ -180,7 +180,21 @@ class Transaction:
         concerns: tuple[Kind, str] | None = None,
     ) -> None:
         """Add an entry to the audit log, and tell of the change: of another object where it ``concerns`` that."""
-        tenant_id, principal = tenant_of(row), self.actor.principal
+        await self.write(action, kind.value, row.id, before, after, tenant_id=tenant_of(row))
+        await self._tell(*(concerns or (kind.value, row.id)), tenant_of(row))
+
+    async def write(
+        self,
+        action: str,
+        object_kind: str,
+        object_id: str,
+        before: Mapping[str, Any] | None,
+        after: Mapping[str, Any] | None,
+        *,
+        tenant_id: str,
+    ) -> None:
+        """Add an entry to the audit log of a tenant, whose lock this holds."""
+        principal = self.actor.principal
         before_text, after_text, previous = await self.repository.as_written(tenant_id, before, after)
         change = Change(
             tenant_id=tenant_id,
@@ -188,19 +202,18 @@ class Transaction:
             actor_key=str(principal.key_id),
             actor_user=principal.user_id,
             action=action,
-            object_kind=kind.value,
-            object_id=row.id,
+            object_kind=object_kind,
+            object_id=object_id,
             before=before_text,
             after=after_text,
             request_id=self.actor.request_id,
         )
         plain = {name: getattr(change, name) for name in ("tenant_id", "at", "actor_key", "actor_user", "action")}
-        entry = AuditEntry(**plain, object_kind=kind.value, object_id=row.id, request_id=change.request_id)
+        entry = AuditEntry(**plain, object_kind=object_kind, object_id=object_id, request_id=change.request_id)
         entry.before, entry.after = cast(Any, before), cast(Any, after)
         entry.previous_hash, entry.hash = previous, self._chain.link(change, previous)
         self.repository.add(entry)
         await self.repository.flush()
-        await self._tell(*(concerns or (kind.value, row.id)), tenant_id)
 
     async def _tell(self, kind: Kind, object_id: str, tenant_id: str) -> None:
         await self.repository.notify(POSTGRES_CHANNEL, notice(kind, object_id, tenant_id))

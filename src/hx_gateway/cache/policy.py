@@ -53,6 +53,16 @@ class CacheDefaults:
             similarity=self.similarity,
         )
 
+    def may_be_alone(self, scope: CacheScope | None, *, team_id: str | None, user_id: str | None) -> bool:
+        """Return whether a key of ``scope`` (``None``: as a model or the configuration has it) may share with nobody.
+
+        Its answers are nobody's once it is gone.
+        """
+        of_models = {rule.scope for rule in self.models.values() if rule.scope is not None}
+        scopes = {self.scope, *of_models} if scope is None else {scope}
+        missing = {CacheScope.TEAM: team_id, CacheScope.USER: user_id, CacheScope.KEY: None}
+        return any(narrow in scopes and missing[narrow] is None for narrow in missing)
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is done for one request.

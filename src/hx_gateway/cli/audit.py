@@ -34,7 +34,7 @@ TenantOption = Annotated[str | None, typer.Option("--tenant", help="Of a platfor
 @app.command("list")
 def list_entries(
     tenant: TenantOption = None,
-    kind: Annotated[str | None, typer.Option(help="Of what: tenant, team, user or key.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Of what: tenant, team, user, key, cache or registry_item.")] = None,
     object_id: Annotated[str | None, typer.Option("--id", help="Of this object.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""``hx-gateway db``: which schema the database has, and bringing it to the one of this program."""
+"""``hx-gateway db``: the database's schema, brought to the one of this program, and what is done with all of it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from hx_gateway.cli.databases import named_url
 from hx_gateway.cli.db_bootstrap import bootstrap_stores
+from hx_gateway.cli.db_status import status
+from hx_gateway.cli.db_transfer import backup, move, restore
 from hx_gateway.cli.start import fail, open_installation, read_settings
 from hx_gateway.migrations import runner
-from hx_gateway.services.dsn import DsnError, place_of, postgres_dsn
+from hx_gateway.services.dsn import place_of, postgres_dsn
 from hx_gateway.services.embedded.errors import EmbeddedError
 from hx_gateway.services.embedded.postgres import EmbeddedPostgres
 from hx_gateway.services.failures import classify
-from hx_gateway.settings import NOT_CONFIGURED, LoadedSettings
+from hx_gateway.settings import LoadedSettings
 
 EXIT_FAILED = 1
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app = typer.Typer(help="The database: its schema, and all that is in it.", no_args_is_help=True)
+for _command in (status, backup, restore, move):
+    app.command()(_command)
 app.command("bootstrap")(bootstrap_stores)
 
 EnvFiles = Annotated[list[Path] | None, typer.Option(help="Read settings from this file too.")]
@@ -51,17 +56,7 @@ def current(env_file: EnvFiles = None) -> None:
 def _database(env_files: list[Path] | None) -> str:
     """Return the URL of the database that the settings name, or of our own while it runs."""
     loaded = read_settings(tuple(env_files or ()))
-    url = loaded.settings.pg_url
-    if url is None:
-        return _embedded(loaded)
-    value = url.get_secret_value()
-    if value == NOT_CONFIGURED:
-        fail("PG_URL is 'none': there is no database. Set PG_URL to one.")
-    try:
-        postgres_dsn(value)
-    except DsnError as error:
-        fail(f"PG_URL: {error}.")
-    return value
+    return named_url(loaded) or _embedded(loaded)
 
 
 def _embedded(loaded: LoadedSettings) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,3 +28,33 @@ def whole_file(out: Path | None) -> Iterator[BinaryIO]:
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def private_file(out: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Give what becomes ``out`` once all is written and safe on the disk, with mode 0600; or leave and say why not."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        fail(f"{str(out)!r} is there already: give another name{'' if out.is_dir() else ', or --overwrite'}.")
+    draft: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        draft = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        draft.replace(out)
+        _sync_folder(out.parent)
+    except OSError as error:
+        fail(f"{str(out)!r} cannot be written: {error.strerror}.", code=EXIT_FAILED)
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from hx_gateway.access.principal import Role
-from hx_gateway.cache.store import AnswerCache
+from hx_gateway.access.resources import Actor
+from hx_gateway.cache.purging import Purged, Purging
 from hx_gateway.errors import InvalidRequest, NotFound
 from hx_gateway.http.query_parameters import read_parameters
 from hx_gateway.pipeline.context import Context, Reply
@@ -28,9 +31,21 @@ _TEXTS = {
 _MAX_MODEL_CHARS = 256
 
 
-def purge_route(caches: Sequence[AnswerCache]) -> RouteSpec:
-    """Return the route. It needs no database; it answers 503 while the store of answers is away."""
-    purge = CachePurge(caches)
+class PurgeLog(Protocol):
+    """Where purges are written down."""
+
+    async def check_purge(self, actor: Actor, tenant_id: str) -> None:
+        """Raise ``NotFound`` for a tenant that there is not, and ``DependencyError`` while nothing can be written."""
+        ...
+
+    async def record_purge(self, actor: Actor, tenant_id: str, told: Mapping[str, Any]) -> None:
+        """Write down that answers of a tenant were forgotten, and which."""
+        ...
+
+
+def purge_route(purging: Purging, log: PurgeLog | None) -> RouteSpec:
+    """Return the route. It answers 503 while a store of answers is away, or ``log``, which only a database has."""
+    purge = CachePurge(purging, log)
     parameters = [
         {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": text}
         for name, text in _TEXTS.items()
@@ -55,10 +70,14 @@ def purge_route(caches: Sequence[AnswerCache]) -> RouteSpec:
 
 
 class CachePurge:
-    """Forgets answers of one tenant: those of the caller's own, or of the one that an admin of the platform names."""
+    """Forgets answers of one tenant: those of the caller's own, or of the one that an admin of the platform names.
 
-    def __init__(self, caches: Sequence[AnswerCache]) -> None:
-        self._caches = caches
+    Nothing is forgotten that ``log`` cannot be told of, as far as that can be known before.
+    """
+
+    def __init__(self, purging: Purging, log: PurgeLog | None) -> None:
+        self._purging = purging
+        self._log = log
 
     async def __call__(self, ctx: Context) -> Reply:
         """Answer with how many answers were forgotten."""
@@ -70,16 +89,24 @@ class CachePurge:
         if model is not None and not (0 < len(model) <= _MAX_MODEL_CHARS and model.isprintable()):
             raise _invalid("model", f"must be a name of 1 to {_MAX_MODEL_CHARS} printable characters")
         tenant_id = _tenant(ctx, asked.get("tenant_id"))
-        purged = 0
-        for cache in self._caches:
-            purged += await cache.purge(tenant_id, key_id=asked.get("key_id"), model=model)
         assert ctx.principal is not None
-        structlog.get_logger().info("cache_purged", tenant=tenant_id, by=ctx.principal.key_id, purged=purged)
-        return Reply(
-            200,
-            [_JSON],
-            msgspec.json.encode({"object": "cache.purge", "tenant_id": tenant_id, "purged": purged}),
-        )
+        actor = Actor(principal=ctx.principal, request_id=ctx.request_id, client=ctx.client)
+        if self._log is not None:
+            await self._log.check_purge(actor, tenant_id)
+        chosen: dict[str, str] = {name: asked[name] for name in ("key_id", "model") if name in asked}
+        told = partial(self._tell, actor, tenant_id, chosen)
+        purged = await self._purging.purge(tenant_id, key_id=asked.get("key_id"), model=model, then=told)
+        if purged.failure is not None:
+            raise purged.failure
+        answer = {"object": "cache.purge", "tenant_id": tenant_id, "purged": purged.count}
+        return Reply(200, [_JSON], msgspec.json.encode(answer))
+
+    async def _tell(self, actor: Actor, tenant_id: str, chosen: Mapping[str, str], purged: Purged) -> None:
+        whole = purged.failure is None
+        by = actor.principal.key_id
+        structlog.get_logger().info("cache_purged", tenant=tenant_id, by=by, purged=purged.count, whole=whole)
+        if self._log is not None:
+            await self._log.record_purge(actor, tenant_id, {**chosen, "purged": purged.count, "whole": whole})
 
 
 def _tenant(ctx: Context, asked: str | None) -> str:

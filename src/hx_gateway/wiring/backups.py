@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hx_gateway.wiring.files import ABSENT, Change, FileProblem, Owner, State, draft_of, look, make_folder, write_new
+from hx_gateway.wiring.folders import entered
 from hx_gateway.wiring.layout import Layout
 
 PRIVATE_MODE = 0o700
@@ -36,10 +38,15 @@ class Backups:
                 make_folder(folder.parent)
             if not folder.exists():
                 make_folder(folder, PRIVATE_MODE)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with entered(folder) as place:
+                descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
         except OSError as error:
             raise FileProblem(folder, f"cannot be used: {error.strerror}", "Run this as root.") from None
         try:
+            status = os.fstat(descriptor)
+            if not _is_ours(Owner(status.st_mode, status.st_uid, status.st_gid)):
+                remedy = f"See what is in it, then: chown root {folder} && chmod 700 {folder}."
+                raise FileProblem(folder, "can be changed by another account", remedy)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
@@ -95,6 +102,8 @@ class Backups:
     def _new_folder(self, now: datetime) -> Path:
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         taken = {path.name for path in self.layout.backups.iterdir()}
+        # By a clock that was set back this run would be before the ones that it follows.
+        stamp = max([stamp, *(name.partition("-")[0] for name in taken if STAMP.fullmatch(name))])
         names = (stamp, *(f"{stamp}-{number}" for number in range(2, len(taken) + 3)))
         return self.layout.backups / next(name for name in names if name not in taken)
 
@@ -111,20 +120,40 @@ class Backups:
     def _read(self, stamp: str) -> list[tuple[Path, State]]:
         folder = self.layout.backups / stamp
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
+            manifest = json.loads(_own_file(folder / MANIFEST))
             return [self._state(folder, entry) for entry in manifest["entries"]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileProblem, OSError, ValueError, KeyError, TypeError):
             remedy = "Put its files back by hand; the manifest in it says where they were."
             raise FileProblem(folder, "is damaged: nothing was changed", remedy) from None
 
     def _state(self, folder: Path, entry: dict[str, Any]) -> tuple[Path, State]:
         path = self.layout.root / str(entry["path"]).lstrip("/")
-        if ".." in path.parts:
+        if path not in self._places(entry["kind"]):
             raise ValueError(entry["path"])
         if entry["kind"] == "file":
-            data = (folder / str(int(entry["copy"]))).read_bytes()
+            data = _own_file(folder / str(int(entry["copy"])))
             return path, State("file", data, Owner(int(entry["mode"], 8), int(entry["uid"]), int(entry["gid"])))
         return path, State(entry["kind"], target=str(entry.get("target", "")))
+
+    def _places(self, kind: str) -> set[Path]:
+        """Return everything that a run may have changed: a backup that names another path is not one of ours."""
+        files = {self.layout.at(path) for path in self.layout.files}
+        if kind == "folder":
+            return {folder for path in files for folder in path.parents}
+        above = {folder for path in files for folder in path.parents} if kind == "absent" else set()
+        return files | {draft_of(path) for path in files} | above
+
+
+def _own_file(path: Path) -> bytes:
+    """Return a file that nobody else could have written. Raises :class:`FileProblem`."""
+    found = look(path)
+    if found.owner is None or not _is_ours(found.owner):
+        raise FileProblem(path, "was not written by a run of this account's", "See where it comes from.")
+    return found.data
+
+
+def _is_ours(owner: Owner) -> bool:
+    return owner.uid in (0, os.geteuid()) and not owner.mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _turn(change: Change) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from hx_gateway.wiring.folders import attributes_of, entered, read_file, remove_if_there
 
 MAX_BYTES = 8 * 1024 * 1024
 FOLDER_MODE = 0o755
@@ -60,17 +63,18 @@ FOLDER = State("folder")
 def look(path: Path) -> State:
     """Return what is at ``path``. Raises :class:`FileProblem` for what is neither file, link nor folder, or too big."""
     try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            return State("link", target=os.readlink(path))
-        if stat.S_ISDIR(status.st_mode):
-            return FOLDER
+        with entered(path.parent) as folder:
+            status = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                return State("link", target=os.readlink(path.name, dir_fd=folder))
+            if stat.S_ISDIR(status.st_mode):
+                return FOLDER
+            status, data = read_file(path.name, folder, MAX_BYTES + 1)
         if not stat.S_ISREG(status.st_mode):
             raise FileProblem(path, "is not a plain file", "Put a plain file in its place.")
-        if status.st_size > MAX_BYTES:
+        if len(data) > MAX_BYTES:
             raise FileProblem(path, f"is larger than {MAX_BYTES} bytes", "See what it is.")
-        owner = Owner(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        return State("file", path.read_bytes(), owner)
+        return State("file", data, Owner(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid))
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
     except OSError as error:
@@ -132,8 +136,13 @@ def write_new(path: Path, data: bytes) -> None:
 
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     """Make one folder with this mode whatever the process's mask is. Raises ``OSError``."""
-    path.mkdir(mode=mode)
-    path.chmod(mode)
+    with entered(path.parent) as above:
+        os.mkdir(path.name, mode, dir_fd=above)
+        descriptor = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
 
 def draft_of(path: Path) -> Path:
@@ -142,19 +151,23 @@ def draft_of(path: Path) -> Path:
 
 
 def _replace(path: Path, after: State) -> None:
-    draft = draft_of(path)
-    draft.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, DRAFT_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            _give(file.fileno(), after.owner)
-            _copy_attributes(path, draft)
-            file.write(after.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with entered(path.parent) as folder:
+        draft = draft_of(path).name
+        remove_if_there(draft, folder)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(draft, flags, DRAFT_MODE, dir_fd=folder)
+            with os.fdopen(descriptor, "wb") as file:
+                _give(file.fileno(), after.owner)
+                for name, value in attributes_of(path.name, folder).items():
+                    with suppress(OSError):
+                        os.setxattr(file.fileno(), name, value)
+                file.write(after.data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            remove_if_there(draft, folder)
 
 
 def _give(descriptor: int, owner: Owner | None) -> None:
@@ -166,45 +179,42 @@ def _give(descriptor: int, owner: Owner | None) -> None:
     os.fchmod(descriptor, owner.mode)
 
 
-def _copy_attributes(path: Path, draft: Path) -> None:
-    """Take over access lists and labels, where the file system has such."""
-    with suppress(OSError):
-        for name in os.listxattr(path):
-            with suppress(OSError):
-                os.setxattr(draft, name, os.getxattr(path, name))
-
-
 def _replace_by_link(path: Path, target: str) -> None:
-    draft = draft_of(path)
-    draft.unlink(missing_ok=True)
-    try:
-        os.symlink(target, draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with entered(path.parent) as folder:
+        draft = draft_of(path).name
+        remove_if_there(draft, folder)
+        try:
+            os.symlink(target, draft, dir_fd=folder)
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            remove_if_there(draft, folder)
 
 
 def _remove(change: Change) -> None:
-    if change.before.kind != "folder":
-        os.unlink(change.path)
-        return
-    # One in which somebody put something meanwhile stays.
-    if not any(change.path.iterdir()):
-        change.path.rmdir()
+    with entered(change.path.parent) as folder:
+        if change.before.kind != "folder":
+            os.unlink(change.path.name, dir_fd=folder)
+            return
+        try:
+            os.rmdir(change.path.name, dir_fd=folder)
+        except OSError as error:
+            # One in which somebody put something meanwhile stays.
+            if error.errno != errno.ENOTEMPTY:
+                raise
 
 
-def _sync_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_folder(path: Path) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError), entered(path) as folder:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _failed(path: Path, what: str, error: OSError) -> FileProblem:
     remedies = {
+        "StrangeLink": "Put a folder in its place, or let it belong to root.",
         "PermissionError": "Run this as root.",
         "IsADirectoryError": "Put a plain file in its place.",
     }

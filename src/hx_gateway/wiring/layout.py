@@ -67,6 +67,12 @@ class Layout:
         return self.base / "gateway/config/config.yaml"
 
     @property
+    def files(self) -> tuple[PurePosixPath, ...]:
+        """Every file and link that wiring may change."""
+        drop_ins = [self.drop_in(unit, name) for unit in UNITS for name in (DATABASE_DROP_IN, CACHE_DROP_IN)]
+        return (self.config, self.secrets, self.settings, self.link, *drop_ins)
+
+    @property
     def backups(self) -> Path:
         """The folder of the backups, below the root."""
         return self.at(self.base / "backups/wiring")

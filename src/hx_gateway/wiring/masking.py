@@ -26,10 +26,15 @@ def credentials_in(value: str) -> list[str]:
     if "://" not in value:
         return value.splitlines()
     try:
-        password = urlsplit(value).password or ""
+        parts = urlsplit(value)
+        given = [parts.password or "", *(field.partition("=")[2] for field in parts.query.split("&") if _names(field))]
     except ValueError:
         return [value]
-    return [form for form in {password, unquote(password), quote(unquote(password))} if form]
+    return [form for one in given for form in {one, unquote(one), quote(unquote(one))} if form]
+
+
+def _names(field: str) -> bool:
+    return _SECRET_NAME.search(field.partition("=")[0]) is not None
 
 
 class Mask:
@@ -50,11 +55,18 @@ def masked_diff(name: str, before: str, after: str, *, ours: bool) -> str:
 
     ``ours`` says that ``after`` was written by this program and holds no secret: what is added is shown as it is.
     """
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, n=0, lineterm="")
-    return "\n".join(
-        line if line.startswith(("---", "+++", "@@")) or (ours and line[0] == "+") else line[0] + _masked(line[1:])
-        for line in lines
-    )
+    head, changed = [], []
+    for number, line in enumerate(
+        difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, n=0, lineterm="")
+    ):
+        # The first two name the file; a line that was taken out may begin with dashes too.
+        if number < 2:
+            head.append(line)
+        elif line.startswith("@@") or (ours and line[0] == "+"):
+            changed.append(line)
+        else:
+            changed.append(line[0] + _masked(line[1:]))
+    return "\n".join([*head, *changed])
 
 
 def _masked(line: str) -> str:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hx_gateway.wiring.accounts import ServiceAccount, find_account
@@ -113,8 +114,11 @@ class Planner:
                 check_possible(change)
         except FileProblem as problem:
             part.problem = Step(name, "fail", str(problem), problem.remedy)
-        except PermissionError as error:
-            part.problem = Step(name, "fail", f"{error.filename}: {error.strerror}", "Run this as root.")
+        except OSError as error:
+            remedy = (
+                "Run this as root." if isinstance(error, PermissionError) else "See to that path, then run this again."
+            )
+            part.problem = Step(name, "fail", f"{error.filename}: {error.strerror}", remedy)
         return part
 
     def _secrets(self, part: Part, stores: Stores, cache: CacheUnits) -> None:
@@ -150,6 +154,12 @@ class Planner:
         ours = {0, os.geteuid()} | ({self.account.uid} if self.account is not None else set())
         if owner.uid not in ours:
             raise FileProblem(path, f"belongs to an account that is not the gateway's (uid {owner.uid})", f"{right}.")
+        if (
+            owner.mode & stat.S_IRWXG
+            and self.account is not None
+            and owner.gid not in self.account.groups | {0, os.getegid()}
+        ):
+            raise FileProblem(path, f"is open to a group that is not the gateway's (gid {owner.gid})", f"{right}.")
 
     def _settings(self, part: Part) -> None:
         path, before, text = self._env_file(self.layout.settings)
@@ -256,7 +266,7 @@ class Planner:
     def _set_all(self, part: Part, path: Path, before: State, owner: Owner, text: str, values: dict[str, str]) -> None:
         new, changed = text, []
         for name, value in values.items():
-            with_it = set_variable(new, name, value)
+            with_it = _edited(path, partial(set_variable, name=name, value=value), new)
             if with_it != new:
                 changed.append(name)
             new = with_it
@@ -266,7 +276,7 @@ class Planner:
 
     def _remove_all(self, part: Part, path: Path, before: State, text: str, names: list[str]) -> None:
         for name in names:
-            text = remove_variable(text, name)
+            text = _edited(path, partial(remove_variable, name=name), text)
         if names:
             part.changes.append(Change(path, before, State("file", text.encode(), before.owner)))
             part.detail = f"removed: {', '.join(names)}"
@@ -277,3 +287,10 @@ class Planner:
 
     def _open_owner(self) -> Owner:
         return Owner(OPEN_MODE, os.geteuid(), os.getegid())
+
+
+def _edited(path: Path, edit: Callable[[str], str], text: str) -> str:
+    try:
+        return edit(text)
+    except EnvFileProblem as problem:
+        raise FileProblem(path, str(problem), "Correct that line, then run this again.") from None

@@ -31,12 +31,12 @@ def break_of(text: str) -> str:
     return found.group() if found is not None else "\n"
 
 
-def with_lines(text: str, at: int, lines: Sequence[str]) -> str:
-    """Return ``text`` with ``lines`` behind the line that ends at ``at``.
+def with_lines(text: str, at: int, lines: Sequence[str], *, newline: str | None = None) -> str:
+    """Return ``text`` with ``lines`` behind the line that ends at ``at``; their ``newline`` is the text's by default.
 
     A text whose last line has no line break has none afterwards either.
     """
-    newline = break_of(text)
+    newline = newline or break_of(text)
     if at == 0 or LINE_BREAK.fullmatch(text[at - 1]):
         return text[:at] + "".join(f"{line}{newline}" for line in lines) + text[at:]
     return text[:at] + "".join(f"{newline}{line}" for line in lines) + text[at:]

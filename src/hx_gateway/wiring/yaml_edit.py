@@ -91,6 +91,10 @@ def _walk(document: Document, path: Path) -> list[tuple[Node, Node]]:
             raise _problem(document, path[:depth], node, "must be a mapping")
         if node.anchor in document.aliases:
             raise _problem(document, path[:depth], node, "is used elsewhere too, by its anchor: write that out there")
+        named = [key for key, _ in node.entries if key.kind == "scalar" and key.text == name]
+        if len(named) > 1:
+            # One in quotes, one without: the same to who reads them, and the last one holds.
+            raise _problem(document, path[: depth + 1], named[1], "is there twice")
         entry = node.entry(name)
         if entry is None:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,10 @@ CASES: dict[str, tuple[Callable[[Tree], object], str]] = {
         config(LITELLM_CONFIG + "model_list: []\n"),
         f"line {LINES + 1}: the key 'model_list' is there twice",
     ),
+    "a key of ours twice, once in quotes": (
+        config("general_settings:\n  database_url: hid\n  'database_url': hid2\n"),
+        f"{CONFIG}: line 3: general_settings.database_url is there twice",
+    ),
     "two documents": (config(LITELLM_CONFIG + "---\na: 1\n"), f"line {LINES + 1}: a second document"),
     "a list": (config("- a\n"), "line 1: the file must hold a mapping"),
     "a section that is a list": (config("general_settings: [a]\n"), "line 1: general_settings must be a mapping"),
@@ -100,6 +105,11 @@ CASES: dict[str, tuple[Callable[[Tree], object], str]] = {
     "secrets open to everybody": (written(SECRETS, "A=1\n", 0o644), f"{SECRETS}: is open to everybody (mode 0644)"),
     "secrets that are a link": (link_in_place_of(SECRETS), f"{SECRETS}: is a link"),
     "secrets with an open quote": (written(SECRETS, "A=1\nB='hid\n"), f"{SECRETS}: line 2: a quote is not closed"),
+    "secrets that end within a value": (written(SECRETS, "A=hid\\\n"), f"{SECRETS}: line 2: .*end it"),
+    "secrets with a comment that goes on": (
+        written(SECRETS, "# hid\\\nA=1\n"),
+        f"{SECRETS}: line 1: a comment ends with a backslash",
+    ),
     "settings with an open quote": (written(SETTINGS, 'A="hid\n', 0o644), f"{SETTINGS}: line 1: a quote"),
     "a folder for the settings": (folder_in_place_of(SETTINGS), f"{SETTINGS}: is a folder"),
     "another file where the link goes": (written(LINK, "a: 1\n", 0o644), f"{LINK}: is not the link to config.yaml"),
@@ -157,6 +167,16 @@ def test_secrets_of_a_stranger_are_refused(tree: Tree) -> None:
     assert "database_url" not in tree.read(CONFIG).replace("# database_url", "")
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can give a file to another group")
+@pytest.mark.parametrize(("mode", "refused"), [(0o640, True), (0o660, True), (0o600, False)])
+def test_secrets_that_another_group_may_read_are_refused(tree: Tree, mode: int, refused: bool) -> None:
+    tree.write(SECRETS, "A=1\n", mode)
+    os.chown(tree.path(SECRETS), 0, 65534)
+    done = tree.wire()
+    assert done.exit_code == refused
+    assert ("is open to a group that is not the gateway's (gid 65534)" in done.output) is refused
+
+
 @pytest.mark.skipif(not ROOT, reason="needs files of another account")
 @pytest.mark.parametrize("closed", ["file", "folder"])
 def test_an_ordinary_user_cannot_change_what_is_of_another_account(tree: Tree, closed: str) -> None:
@@ -211,6 +231,26 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_changes(tre
     assert unchanged(tree) == before
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can mount a file system")
+@pytest.mark.parametrize("name", [BASE, f"{BASE}/config/api-gateway", "etc"])
+def test_a_file_system_that_root_cannot_write_to_either_is_named(tree: Tree, name: str) -> None:
+    before = unchanged(tree)
+    folder = str(tree.path(name))
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        done = tree.wire()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert done.exit_code == 1
+    assert f"{name}" in done.output
+    assert "cannot be written to" in done.output
+    assert "not read-only" in done.output
+    assert unchanged(tree) == before
+    assert tree.wire().exit_code == 0
+
+
 def test_two_runs_at_once_are_one_too_many(tree: Tree) -> None:
     folder = tree.path(f"{BACKUPS}/wiring")
     folder.mkdir(parents=True)
@@ -233,6 +273,7 @@ def test_two_runs_at_once_are_one_too_many(tree: Tree) -> None:
         (("--base", "relative"), "--base 'relative' must be an absolute path"),
         (("--base", "/a/../b"), "must be an absolute path"),
         (("--base", "/a\nb"), "holds a character that a unit's file cannot hold"),
+        (("--base", f"/{'a/' * 3000}"), "File name too long"),
         (("--mirror",), "--mirror goes with --cache"),
         (("--restore", "20200101T000000Z"), "has no backup '20200101T000000Z'"),
         (("--restore", "../../etc"), "has no backup '../../etc'"),
@@ -243,6 +284,7 @@ def test_options_that_cannot_be_are_named(tree: Tree, options: tuple[str, ...], 
     before = unchanged(tree)
     done = tree.wire(*options)
     assert done.exit_code in (1, 78)
+    assert isinstance(done.exception, SystemExit)
     assert message in done.output
     assert unchanged(tree) == before
 

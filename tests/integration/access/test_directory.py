@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -533,3 +533,23 @@ async def test_a_change_that_fails_at_its_end_leaves_nothing(office: Office, ten
     assert await office.names(ROOT, KEY, tenant_id=tenant) == []
     assert len(await office.history(tenant)) == 1
     assert office.told == []
+
+
+async def test_what_is_let_in_no_more_is_told_once_and_so_is_a_new_tenant(office: Office, tenant: str) -> None:
+    gone: list[tuple[ResourceKind, str]] = []
+
+    async def act(kind: ResourceKind, shown: Mapping[str, Any]) -> None:
+        gone.append((kind, shown["id"]))
+
+    office.directory.on_gone(act)
+    await office.tenant(tenant)
+    key = (await office.make(KEY, tenant))["id"]
+    update = office.directory.update
+    for changes in ({"name": "renamed"}, {"blocked": True}, {"name": "again"}, {"blocked": False}):
+        await update(ROOT, TENANT, tenant, changes)
+    await office.directory.delete(ROOT, KEY, key)
+    with pytest.raises(NotFound):
+        await office.directory.delete(ROOT, KEY, key)
+    await office.directory.delete(ROOT, TENANT, tenant)
+    await office.directory.restore(ROOT, TENANT, tenant)
+    assert gone == [(TENANT, tenant), (TENANT, tenant), (KEY, key), (TENANT, tenant)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from qdrant_client import models
 
 from hx_gateway.cache.meaning.qdrant_store import QdrantVectorStore
-from hx_gateway.cache.meaning.stores import SpaceMissing, VectorStore
+from hx_gateway.cache.meaning.stores import Near, SpaceMissing, StoreUnusable, VectorStore
 from hx_gateway.services.base import DependencyError, FailureKind
 from hx_gateway.services.qdrant import QdrantService
 from tests.fixtures.qdrant_server import QdrantServer, running_qdrant
@@ -121,6 +123,61 @@ async def test_a_collection_that_is_gone_is_told_and_made_again(server: QdrantSe
     server.folder.mkdir()
     await store.ensure(SPACE)
     assert await answer(store) is None
+
+
+async def test_a_collection_that_compares_in_another_way_is_not_used(server: QdrantServer, store: VectorStore) -> None:
+    await store.ensure(SPACE)
+    for change in ({"distance": models.Distance.EUCLID}, {"size": 4}):
+        made = server.collections[COLLECTION].made
+        made.vectors = models.VectorParams(**{"size": 3, "distance": models.Distance.COSINE, **change})
+        with pytest.raises(StoreUnusable, match=COLLECTION):
+            await store.ensure(SPACE)
+
+
+async def answering(server: QdrantServer, store: VectorStore, result: object) -> Near | None:
+    """Return what the store makes of a server that answers a search with ``result``."""
+    server.result = result
+    return await store.nearest(HERE, EAST, NOW)
+
+
+POINT: dict[str, Any] = {
+    "score": 0.9,
+    "payload": {
+        "tenant_id": HERE.tenant_id,
+        "within": HERE.within,
+        "frame": HERE.frame,
+        "answer": "eA==",
+        "stored_at": NOW,
+        "expires_at": NOW + 1,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        [],
+        {},
+        {"points": "x"},
+        {"points": [None]},
+        {"points": [{}]},
+        {"points": [{**POINT, "score": None}]},
+        {"points": [{**POINT, "score": "near"}]},
+        {"points": [{**POINT, "payload": None}]},
+        {"points": [{**POINT, "payload": {**POINT["payload"], "answer": "?"}}]},
+        {"points": [{**POINT, "payload": {**POINT["payload"], "answer": 7}}]},
+        {"points": [{**POINT, "payload": {**POINT["payload"], "expires_at": "later"}}]},
+        {"points": [{**POINT, "payload": {**POINT["payload"], "tenant_id": ["tn-a"]}}]},
+    ],
+)
+async def test_an_answer_that_is_none_is_a_store_that_is_away(
+    server: QdrantServer, store: VectorStore, result: object
+) -> None:
+    await store.ensure(SPACE)
+    assert await answering(server, store, {"points": [POINT]}) == Near(b"x", 0.9, NOW)
+    with pytest.raises(DependencyError):
+        await answering(server, store, result)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ def fresh_database(server: PostgresServer, *, template: str = "template1") -> It
 
 
 @contextmanager
+def owned_database(server: PostgresServer) -> Iterator[str]:
+    """Make an empty database that belongs to a role without special rights, and give its URL for that role."""
+    with fresh_database(server) as made:
+        url = server.ordinary_url(made)
+        sql(server, f"ALTER DATABASE {made.rpartition('/')[2]} OWNER TO hx_ordinary")
+        yield url
+
+
+@contextmanager
 def migrated_database(server: PostgresServer) -> Iterator[str]:
     """Make a database at the newest schema, without any partition, and give its URL. Otherwise as the other one."""
     with _copy_of(server, TEMPLATE, upgrade) as url:

@@ -119,3 +119,25 @@ def test_an_unknown_word_is_refused(header: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         wished(header=header)
     assert (caught.value.param, caught.value.code) == ("x-hx-cache", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("own", "general", "of_model", "team", "alone"),
+    [
+        (None, "tenant", None, None, False),
+        ("key", "tenant", None, "tm-1", True),
+        (None, "key", None, "tm-1", True),
+        (None, "tenant", "key", "tm-1", True),
+        ("tenant", "key", "key", None, False),
+        ("team", "tenant", None, None, True),
+        ("team", "tenant", None, "tm-1", False),
+        ("user", "tenant", None, "tm-1", True),
+    ],
+)
+def test_a_key_is_alone_by_its_own_scope_or_where_it_lacks_what_is_shared(
+    own: str | None, general: str, of_model: str | None, team: str | None, alone: bool
+) -> None:
+    models = {"m": CacheRule(scope=CacheScope(of_model))} if of_model is not None else {}
+    defaults = CacheDefaults(scope=CacheScope(general), models=models)
+    scope = CacheScope(own) if own is not None else None
+    assert defaults.may_be_alone(scope, team_id=team, user_id=None) is alone

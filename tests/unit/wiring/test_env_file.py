@@ -76,6 +76,26 @@ def test_what_is_written_is_what_the_gateway_reads() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A=1\nB=goes on\\\n", "line 3: the file does not end with a whole line"),
+        ("A=1\nB=goes on\\", "line 2: the file does not end with a whole line"),
+        ("# a comment\\\nA=1\n", "line 1: a comment ends with a backslash"),
+        ("A=1\n; C:\\", "line 2: a comment ends with a backslash"),
+    ],
+)
+def test_what_would_swallow_a_variable_is_named(text: str, message: str) -> None:
+    with pytest.raises(EnvFileProblem, match=message):
+        set_variable(text, "PG_URL", "new")
+
+
+@pytest.mark.parametrize("text", ["A=one\u2028PG_URL=two\n", "A=one\x85PG_URL=two\n", "A=1\n# two \\\\\nB=2\n"])
+def test_lines_end_where_systemd_ends_them(text: str) -> None:
+    assert value_of(text, "PG_URL") is None
+    assert set_variable(text, "PG_URL", "new") == f"{text}PG_URL=new\n"
+
+
 def test_an_open_quote_is_named_with_its_line_and_without_its_value() -> None:
     with pytest.raises(EnvFileProblem, match="line 2: a quote is not closed") as raised:
         variables("A=1\nB='hidden-value\nC=3\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hx_gateway.wiring.masking import Mask, masked_diff
+from hx_gateway.wiring.masking import Mask, credentials_in, masked_diff
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,19 @@ from hx_gateway.wiring.masking import Mask, masked_diff
 )
 def test_a_log_line_is_shown_without_credentials(line: str) -> None:
     assert "hid" not in Mask(["s3cret-hidden"]).hide(line).replace("[hidden]", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("postgresql://u:a%2Fb@h/d", {"a%2Fb", "a/b"}),
+        ("postgresql://h/d?user=u&password=a%2Fb&sslmode=require", {"a%2Fb", "a/b"}),
+        ("https://h:6333?api-key=k1", {"k1"}),
+        ("postgresql://h/d?sslmode=require", set()),
+    ],
+)
+def test_what_is_secret_in_a_url_is_known_in_every_form(url: str, secrets: set[str]) -> None:
+    assert set(credentials_in(url)) == secrets
 
 
 def test_a_short_secret_does_not_eat_other_words() -> None:
@@ -34,6 +47,8 @@ def test_a_short_secret_does_not_eat_other_words() -> None:
         "{general_settings: {master_key: hide, database_url: hide}}",
         "password: 1234",
         "X=1  # hide",
+        "-- hide",
+        "++ hide",
     ],
 )
 def test_a_line_of_a_diff_is_shown_without_what_may_be_secret(line: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
 
 from hx_gateway.cache.answers import StoredAnswer, decode_answer, encode_answer
-from hx_gateway.cache.meaning.embedding import Embedder, EmbeddingFailed, unit
+from hx_gateway.cache.meaning.embedding import Embedder, EmbeddingFailed, OtherDimensions, unit
 from hx_gateway.cache.meaning.keeping import KeepingQueue, Pending
 from hx_gateway.cache.meaning.patience import Patience
 from hx_gateway.cache.meaning.questions import Wording
@@ -33,6 +33,9 @@ PREPARE_SECONDS = 120.0
 UPKEEP_SECONDS = 60.0
 # The part of a tenant's entries that may be there beyond its most, until they are trimmed.
 BEYOND = 10
+# A cosine that was worked out with rounding. What is above it is none: vectors are compared in some other way there.
+MOST_SIMILAR = 1.001
+AGAIN_SECONDS = 1.0
 # What the embedder is asked first, to learn how many numbers its vectors have.
 FIRST_TEXT = "How many numbers are in a vector?"
 _TROUBLES = (EmbeddingFailed, DependencyError, StoreUnusable, SpaceMissing, TimeoutError)
@@ -119,7 +122,7 @@ class MeaningCache:
         """Begin to prepare, which may take as long as it likes; needs a running loop."""
         self._missing.set()
         jobs = [self._prepare, self._upkeep, *[self._write_all] * WRITERS]
-        self._tasks = [asyncio.create_task(job()) for job in jobs]
+        self._tasks = [asyncio.create_task(self._go_on(job)) for job in jobs]
 
     async def aclose(self) -> None:
         """End what is under way."""
@@ -189,7 +192,10 @@ class MeaningCache:
         return _judged(search.result(), question, wording)
 
     async def _search(self, place: Place, wording: Wording, space: Space) -> Near | None:
-        return await self._store.nearest(place, await self._vector(wording, space), self._now())
+        vector = await self._vector(wording, space)
+        if space is not self._space:
+            raise EmbeddingFailed("another model is asked by now")
+        return await self._store.nearest(place, vector, self._now())
 
     async def _vector(self, wording: Wording, space: Space) -> Sequence[float]:
         if wording.vector is None:
@@ -206,6 +212,9 @@ class MeaningCache:
 
     def _explained(self, error: BaseException) -> LookUp:
         match error:
+            case OtherDimensions():
+                self._lost()
+                return LookUp.EMBEDDING_FAILED
             case EmbeddingFailed():
                 return LookUp.EMBEDDING_FAILED
             case DependencyError():
@@ -222,6 +231,15 @@ class MeaningCache:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+    async def _go_on(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Do ``job``, which has no end, and again where a mistake of ours ends it."""
+        while True:
+            try:
+                await job()
+            except Exception:  # noqa: BLE001 - the edge of a task: without it nothing would ever be made ready or tidied
+                _log.exception("meaning_task_failed")
+                await self._clock.sleep(AGAIN_SECONDS)
 
     async def _prepare(self) -> None:
         """Make the store ready, and again whenever what was made is gone."""
@@ -251,12 +269,12 @@ class MeaningCache:
             await self._clock.sleep(UPKEEP_SECONDS)
             if not self.ready:
                 continue
-            written, self._written = self._written, {}
             try:
                 async with asyncio.timeout(UPKEEP_SECONDS):
                     await self._store.expire(self._now())
-                    for tenant_id in written:
+                    for tenant_id in list(self._written):
                         await self._store.trim(tenant_id, self._options.entries)
+                        self._written.pop(tenant_id, None)
             except _TROUBLES as trouble:
                 _log.info("meaning_cache_not_tidied", reason=type(trouble).__name__)
 
@@ -272,18 +290,21 @@ class MeaningCache:
                 self._queue.settle(pending)
 
     async def _write(self, pending: Pending) -> Keeping:
-        if self._space is None:
+        space = self._space
+        if space is None:
             return Keeping.NOT_READY
         tenant_id = pending.place.tenant_id
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                vector = await self._vector(pending.wording, self._space)
+                vector = await self._vector(pending.wording, space)
+                if space is not self._space:
+                    return Keeping.NOT_READY
                 await self._store.put(self._entry(pending, vector))
                 self._written[tenant_id] = self._written.get(tenant_id, 0) + 1
                 if self._written[tenant_id] > self._options.entries // BEYOND:
                     await self._store.trim(tenant_id, self._options.entries)
                     self._written[tenant_id] = 0
-        except SpaceMissing:
+        except (SpaceMissing, OtherDimensions):
             self._lost()
             return Keeping.FAILED
         except _TROUBLES:
@@ -309,8 +330,8 @@ def _place(question: Question, wording: Wording) -> Place:
 
 
 def _judged(near: Near | None, question: Question, wording: Wording) -> tuple[LookUp, Found | None]:
-    """Return what the nearest entry is worth. A similarity that is no number is not enough, nor are others' answers."""
-    if near is None or not near.similarity >= wording.similarity:
+    """Return what the nearest entry is worth. A similarity that is no cosine is not enough, nor are others' answers."""
+    if near is None or not wording.similarity <= near.similarity <= MOST_SIMILAR:
         return LookUp.MISS, None
     answer = decode_answer(near.answer)
     if answer is None or answer.partition != question.partition:

@@ -13,6 +13,10 @@ class EmbeddingFailed(Exception):
     """No vector, or one that cannot be compared. The text is for the log."""
 
 
+class OtherDimensions(EmbeddingFailed):
+    """A vector of another size than before: another model answers under the name."""
+
+
 class Embedder(Protocol):
     """Turns texts into vectors, with one model. ``name`` says with which: vectors of others are never compared.
 
@@ -32,7 +36,7 @@ def unit(vector: Sequence[float], dimensions: int | None = None) -> list[float]:
     if not 0 < len(vector) <= MAX_DIMENSIONS:
         raise EmbeddingFailed(f"a vector of {len(vector)} numbers")
     if dimensions is not None and len(vector) != dimensions:
-        raise EmbeddingFailed(f"a vector of {len(vector)} numbers, not {dimensions}")
+        raise OtherDimensions(f"a vector of {len(vector)} numbers, not {dimensions}")
     length = math.hypot(*vector)
     if not 0 < length < math.inf:
         raise EmbeddingFailed("a vector without a direction")

@@ -10,16 +10,27 @@ from hx_gateway.cache.answers import StoredAnswer
 from hx_gateway.cache.meaning.questions import Wording
 from hx_gateway.cache.meaning.stores import Place
 
+# What a list takes for each of its numbers.
+NUMBER_BYTES = 32
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Pending:
-    """An answer that is to be kept for so many ``seconds``; ``settled`` once it is, or is given up."""
+    """An answer that is to be kept for so many ``seconds``; ``settled`` once it is, or is given up.
+
+    ``size`` is about how many bytes it takes while it waits.
+    """
 
     place: Place
     wording: Wording
     answer: StoredAnswer
     seconds: float
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        numbers = len(self.wording.vector) if self.wording.vector is not None else 0
+        self.size = self.answer.size + len(self.wording.text) + NUMBER_BYTES * numbers
 
     def belongs(self, tenant_id: str, key_id: str | None, model: str | None) -> bool:
         """Return whether a purge means it."""
@@ -43,10 +54,10 @@ class KeepingQueue:
 
     def offer(self, pending: Pending) -> bool:
         """Take ``pending`` if there is room; return whether there was."""
-        if len(self._waiting) >= self._most or self._bytes + pending.answer.size > self._most_bytes:
+        if len(self._waiting) >= self._most or self._bytes + pending.size > self._most_bytes:
             return False
         self._waiting.append(pending)
-        self._bytes += pending.answer.size
+        self._bytes += pending.size
         self._some.set()
         return True
 
@@ -56,7 +67,7 @@ class KeepingQueue:
             self._some.clear()
             await self._some.wait()
         pending = self._waiting.popleft()
-        self._bytes -= pending.answer.size
+        self._bytes -= pending.size
         self._taken.add(pending)
         return pending
 
@@ -70,7 +81,7 @@ class KeepingQueue:
         left = [pending for pending in self._waiting if not pending.belongs(tenant_id, key_id, model)]
         given_up = len(self._waiting) - len(left)
         self._waiting = deque(left)
-        self._bytes = sum(pending.answer.size for pending in left)
+        self._bytes = sum(pending.size for pending in left)
         for pending in [taken for taken in self._taken if taken.belongs(tenant_id, key_id, model)]:
             await pending.settled.wait()
         return given_up

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, SpaceMissing
+from hx_gateway.cache.meaning.stores import Entry, Near, Place, Space, SpaceMissing, StoreUnusable
 from hx_gateway.services.base import DependencyError, FailureKind
 from hx_gateway.services.qdrant import QdrantRefused, QdrantService
 
@@ -59,11 +59,13 @@ class QdrantVectorStore:
         path = f"/collections/{PREFIX}{space.label}"
         vectors = {"size": space.dimensions, "distance": "Cosine"}
         try:
-            await self._service.ask("GET", path)
+            found = await self._service.ask("GET", path)
         except QdrantRefused as refused:
             if refused.status != _NOT_FOUND:
                 raise _unexpected() from refused
             await self._create(path, {"vectors": vectors, "hnsw_config": _HNSW})
+        else:
+            _check_vectors(path, found, vectors)
         for field, schema in INDEXES.items():
             await self._ask("PUT", f"{path}/index", {"field_name": field, "field_schema": schema}, wait=True)
         self._path = path
@@ -172,6 +174,17 @@ class QdrantVectorStore:
             if refused.status == _NOT_FOUND:
                 raise SpaceMissing from refused
             raise _unexpected() from refused
+
+
+def _check_vectors(path: str, found: Any, wanted: Mapping[str, object]) -> None:
+    """Raise :class:`StoreUnusable` for a collection that somebody else made: it may compare in another way."""
+    try:
+        made = found["config"]["params"]["vectors"]
+        differs = any(made.get(name, value) != value for name, value in wanted.items())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _unexpected() from error
+    if differs:
+        raise StoreUnusable(f"Qdrant's {path.removeprefix('/')} has other vectors than ours: delete it, or rename it")
 
 
 def _conditions(place: Place) -> dict[str, str]:

@@ -17,6 +17,8 @@ from hx_gateway.translate.openai import ModelRequest, Operation
 MAX_TEXT_BYTES = 1024
 # The whole message: a text may be written with six bytes for each of its own.
 MAX_MESSAGE_BYTES = 8 * MAX_TEXT_BYTES
+# What changes a number that it stands before, and what parts a number from the digits before it.
+_SIGNS, _PARTINGS = frozenset("-+\u2212\u2013\u00b1~<>=*/^\u00d7\u00f7"), frozenset(".,:/'\u2019")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,5 +100,16 @@ def _text_of(content: object) -> str | None:
 
 
 def numbers_in(text: str) -> list[str]:
-    """Return the numbers of a text in their order: runs of digits of any script, fractions and the like too."""
-    return ["".join(run) for numeric, run in itertools.groupby(text, str.isnumeric) if numeric]
+    """Return the numbers of a text in their order: runs of digits of any script, fractions and the like too.
+
+    With the sign before them, and with what parts them from the digits before: ``-1.5`` is ``-1`` and ``.5``.
+    """
+    found, at = [], 0
+    for numeric, run in itertools.groupby(text, str.isnumeric):
+        digits, start = "".join(run), at
+        at += len(digits)
+        if numeric:
+            before = text[start - 1 : start]
+            parted = before in _PARTINGS and text[start - 2 : start - 1].isnumeric()
+            found.append(before + digits if before in _SIGNS or parted else digits)
+    return found

@@ -128,12 +128,12 @@ class PgVectorStore:
 
     async def put(self, entry: Entry) -> None:
         """Insert a row, or write it anew."""
-        place = entry.place
+        place, embedder = entry.place, self._embedder
         async with self._connection() as connection:
             await connection.execute(
                 self._sql(_PUT),
                 place.tenant_id,
-                self._embedder,
+                embedder,
                 entry.id,
                 place.within,
                 place.frame,

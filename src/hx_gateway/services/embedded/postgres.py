@@ -68,6 +68,11 @@ class EmbeddedPostgres(OwnedServer):
         folder = quote(str(self._socket_folder()), safe="/")
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={folder}&port={PORT}"
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a cluster: a start makes one where there is none."""
+        return self._cluster.exists()
+
     def is_ready(self) -> bool:
         """Return whether ``postmaster.pid`` says so of a live server (its eighth line)."""
         pid_file = self._cluster / "postmaster.pid"

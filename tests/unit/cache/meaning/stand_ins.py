@@ -23,7 +23,7 @@ AWAY = DependencyError("Qdrant", FailureKind.REFUSED)
 
 
 class WordEmbedder:
-    """The demo model's vectors, once ``open`` is set. ``failing``: none at all."""
+    """The demo model's vectors, once ``open`` is set. ``failing``: none at all; ``more``: so many numbers longer."""
 
     name = "words"
 
@@ -32,13 +32,14 @@ class WordEmbedder:
         self.open = asyncio.Event()
         self.open.set()
         self.failing = False
+        self.more = 0
 
     async def embed(self, text: str) -> Sequence[float]:
         self.texts.append(text)
         await self.open.wait()
         if self.failing:
             raise EmbeddingFailed("as told")
-        return embed(text)
+        return [*embed(text), *[0.0] * self.more]
 
     async def close(self) -> None:
         self.open.set()

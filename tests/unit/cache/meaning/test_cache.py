@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from msgspec import structs
 
-from hx_gateway.cache.answers import StoredAnswer
+from hx_gateway.cache.answers import StoredAnswer, encode_answer
 from hx_gateway.cache.meaning.cache import Keeping, LookUp, MeaningCache, MeaningOptions
+from hx_gateway.cache.meaning.embedding import unit
 from hx_gateway.cache.meaning.patience import FAILURES
 from hx_gateway.cache.meaning.stores import Near, SpaceMissing
 from hx_gateway.cache.store import CacheAway, Question
-from hx_gateway.services.base import DependencyError
+from hx_gateway.services.base import DependencyError, FailureKind
+from hx_gateway.services.upstream.demo import embed
 from tests.unit.cache.meaning.stand_ins import (
     AWAY,
     Counted,
@@ -68,12 +71,12 @@ async def test_a_question_that_nobody_compares_is_passed_over() -> None:
         assert (embedder.texts, counted.look_ups, counted.answers) == ([], [], [])
 
 
-@pytest.mark.parametrize("similarity", [math.nan, -0.1])
+@pytest.mark.parametrize("similarity", [math.nan, -0.1, 1.01, 5.0, math.inf, -math.inf])
 async def test_what_is_not_near_is_no_hit_at_threshold_0_either(similarity: float) -> None:
     store = MemoryStore()
 
     async def nearest(*_: object) -> Near:
-        return Near(b"", similarity, 0.0)
+        return Near(encode_answer(answer_to(question(ASKED))), similarity, 0.0)
 
     store.nearest = nearest  # type: ignore[method-assign, assignment]
     async with running_cache(WordEmbedder(), store, PATIENT) as (cache, _):
@@ -169,6 +172,51 @@ async def test_what_is_gone_is_made_again() -> None:
             while not cache.ready:
                 await asyncio.sleep(0.01)
         assert len(store.made) == 2
+
+
+@pytest.mark.parametrize("notices", ["look-up", "writer"])
+async def test_a_model_whose_vectors_change_their_size_is_asked_anew_and_never_mixed(notices: str) -> None:
+    embedder, store = WordEmbedder(), MemoryStore()
+    async with running_cache(embedder, store, PATIENT) as (cache, counted):
+        asked = question(ASKED)
+        await cache.keep(asked, answer_to(asked), 60)
+        await counted.until(1)
+        embedder.more = 7
+        if notices == "look-up":
+            assert await bypassed(cache, counted) is LookUp.EMBEDDING_FAILED
+        else:
+            await cache.keep(question(OTHER), answer_to(asked), 60)
+            await counted.until(2)
+            assert counted.answers[-1] is Keeping.FAILED
+        async with asyncio.timeout(10):
+            while not cache.ready:
+                await asyncio.sleep(0.01)
+        sizes = [space.dimensions for space in store.made]
+        assert sizes == [sizes[0], sizes[0] + 7]
+        store.entries.clear()
+        assert await cache.find(question(ASKED)) is None
+        # What was worked out before is not compared with what is now, nor kept with it.
+        asked.wording.vector = [1.0, 0.0]  # type: ignore[union-attr]
+        with pytest.raises(CacheAway):
+            await cache.find(asked)
+        assert cache.ready
+
+
+async def test_a_vector_of_before_a_change_goes_nowhere() -> None:
+    embedder, store = WordEmbedder(), MemoryStore()
+    async with running_cache(embedder, store, PATIENT) as (cache, counted):
+        embedder.open.clear()
+        looking = asyncio.create_task(cache.find(question(ASKED)))
+        await cache.keep(question(OTHER), answer_to(question(OTHER)), 60)
+        await asyncio.sleep(0.01)
+        store.error = SpaceMissing()
+        cache._lost()
+        embedder.open.set()
+        with pytest.raises(CacheAway):
+            await looking
+        await counted.until(1)
+        assert counted.look_ups == [LookUp.EMBEDDING_FAILED]
+        assert counted.answers == [Keeping.NOT_READY]
 
 
 async def test_a_client_that_leaves_leaves_no_look_up_behind() -> None:
@@ -274,3 +322,44 @@ async def test_upkeep_removes_what_is_too_old(monkeypatch: pytest.MonkeyPatch) -
         async with asyncio.timeout(10):
             while store.entries:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("mistake", [False, True])
+async def test_upkeep_that_fails_goes_on_and_forgets_no_tenant(monkeypatch: pytest.MonkeyPatch, mistake: bool) -> None:
+    monkeypatch.setattr("hx_gateway.cache.meaning.cache.UPKEEP_SECONDS", 0.01)
+    monkeypatch.setattr("hx_gateway.cache.meaning.cache.AGAIN_SECONDS", 0.01)
+    store, tries = MemoryStore(), list[float]()
+
+    async def expire(now: float) -> None:
+        tries.append(now)
+        if mistake and len(tries) < 3:
+            raise RuntimeError("a mistake of ours")
+        raise DependencyError("Qdrant", FailureKind.REFUSED)
+
+    store.expire = expire  # type: ignore[method-assign]
+    async with running_cache(WordEmbedder(), store, MeaningOptions(budget=10.0, entries=20)) as (cache, counted):
+        for number in range(25):
+            asked = question(f"question {number}")
+            await cache.keep(asked, answer_to(asked), 60)
+            await counted.until(number + 1)
+            begun = len(tries)
+            async with asyncio.timeout(10):
+                while len(tries) < begun + 2:
+                    await asyncio.sleep(0.001)
+            assert len(store.entries) <= 22
+
+
+async def test_what_a_vector_takes_counts_while_an_answer_waits() -> None:
+    store = MemoryStore()
+    options = MeaningOptions(budget=10.0, waiting_bytes=40_000)
+    async with running_cache(WordEmbedder(), store, options) as (cache, counted):
+        store.open.clear()
+        for number in range(20):
+            asked = question(f"flood {number}")
+            assert asked.wording is not None
+            asked.wording.vector = unit(embed(asked.wording.text))
+            with suppress(CacheAway):
+                await cache.keep(asked, answer_to(asked), 60)
+            await asyncio.sleep(0)
+        assert counted.answers.count(Keeping.NO_ROOM) > 5
+        store.open.set()

@@ -144,7 +144,26 @@ def test_numbers_are_part_of_what_must_be_the_same() -> None:
 
 
 def test_numbers_are_found_in_any_script() -> None:
-    assert numbers_in("٣ of ½ x² in 1.50, -7 and 十二") == ["٣", "½", "²", "1", "50", "7", "十二"]
+    assert numbers_in("٣ of ½ x² in 1.50, -7 and 十二") == ["٣", "½", "²", "1", ".50", "-7", "十二"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 5 °C in Fahrenheit?", "What is -5 °C in Fahrenheit?"),
+        ("Convert 1.5 km", "Convert 1 to 5 km"),
+        ("How much is 1,500?", "How much is 1.500?"),
+        ("7 +3", "7 -3"),
+        ("more than >5", "more than <5"),
+        ("at 10:30", "at 10 30"),
+    ],
+)
+def test_signs_and_points_are_part_of_a_number(one: str, other: str) -> None:
+    assert wording(one).frame != wording(other).frame
+
+
+def test_what_ends_a_sentence_is_no_part_of_the_number_after_it() -> None:
+    assert numbers_in("5.7, or 5. 7, or a.7") == ["5", ".7", "5", "7", "7"]
 
 
 @given(st.binary(), st.binary(), st.text(), st.text())
