@@ -13,8 +13,8 @@ ENVIRONMENT = ROOT / ".state" / "peers"
 LOCK = ROOT / "requirements-litellm.lock"
 
 
-def main() -> None:
-    """Make the environment where it is not current, then run the tests marked ``peers``."""
+def installed() -> Path:
+    """Return the folder of the peers' programs, in an environment that is made where it is not current."""
     python = ENVIRONMENT / "bin" / "python"
     mark = ENVIRONMENT / ".ready"
     if not mark.exists() or mark.stat().st_mtime < LOCK.stat().st_mtime:
@@ -33,7 +33,12 @@ def main() -> None:
         ]
         subprocess.run(install, check=True)
         mark.touch()
-    environ = {**os.environ, "HX_TEST_LITELLM": str(ENVIRONMENT / "bin" / "litellm")}
+    return python.parent
+
+
+def main() -> None:
+    """Run the tests marked ``peers``."""
+    environ = {**os.environ, "HX_TEST_LITELLM": str(installed() / "litellm")}
     command = [sys.executable, "-m", "pytest", "-m", "peers", "tests/acceptance", *sys.argv[1:]]
     sys.exit(subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode)
 

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from hx_gateway.cli.databases import named_url
+from hx_gateway.cli.db_bootstrap import bootstrap_stores
 from hx_gateway.cli.db_status import status
 from hx_gateway.cli.db_transfer import backup, move, restore
 from hx_gateway.cli.start import fail, open_installation, read_settings
@@ -27,6 +28,7 @@ T = TypeVar("T")
 app = typer.Typer(help="The database: its schema, and all that is in it.", no_args_is_help=True)
 for _command in (status, backup, restore, move):
     app.command()(_command)
+app.command("bootstrap")(bootstrap_stores)
 
 EnvFiles = Annotated[list[Path] | None, typer.Option(help="Read settings from this file too.")]
 

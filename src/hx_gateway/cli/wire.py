@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from dotenv import dotenv_values
 
-from hx_gateway.access.private_files import read_private
 from hx_gateway.cli.start import fail
+from hx_gateway.cli.store_variables import given_variables
 from hx_gateway.cli.wiring_output import SERVICE_ACCOUNT, finish, layout_of
 from hx_gateway.wiring.inputs import (
     POSTGRES_VARIABLES,
@@ -29,7 +26,6 @@ from hx_gateway.wiring.restoring import plan_restore
 from hx_gateway.wiring.run import Run
 from hx_gateway.wiring.systemd import Systemd
 
-MAX_ENV_FILE_BYTES = 1024 * 1024
 # What is asked for where neither it nor a whole URL is given, and whether it stays unseen.
 QUESTIONS = (
     ("PG_HOST", ("PG_URL", "DATABASE_URL"), False),
@@ -73,30 +69,13 @@ def wire(
 
 
 def _stores(env_files: list[Path], *, ask: bool) -> Stores:
-    given = _given(env_files)
+    given = given_variables(env_files, (*POSTGRES_VARIABLES, *REDIS_VARIABLES, *QDRANT_VARIABLES))
     if ask:
         given = _asked(given)
     try:
         return stores_from(given)
     except InputProblem as problem:
         fail(*str(problem).splitlines())
-
-
-def _given(env_files: list[Path]) -> dict[str, str]:
-    """Return the variables of the environment, which win, and of the files."""
-    values: dict[str, str] = {}
-    for path in reversed(env_files):
-        try:
-            text = read_private(path, MAX_ENV_FILE_BYTES).decode("utf-8")
-        except OSError as error:
-            fail(f"--env-file {str(path)!r}: {error.strerror}.")
-        except UnicodeDecodeError:
-            fail(f"--env-file {str(path)!r}: not valid UTF-8.")
-        read = dotenv_values(stream=io.StringIO(text), interpolate=False)
-        values |= {name: value for name, value in read.items() if value is not None}
-    values |= os.environ
-    known = (*POSTGRES_VARIABLES, *REDIS_VARIABLES, *QDRANT_VARIABLES)
-    return {name: values[name] for name in known if name in values}
 
 
 def _asked(given: Mapping[str, str]) -> dict[str, str]:

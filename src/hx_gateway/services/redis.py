@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from hx_gateway.services.base import PoolFigures
 from hx_gateway.services.dsn import redis_dsn
@@ -93,6 +94,9 @@ def _client(url: str, connect_timeout: float, max_connections: int) -> redis.asy
         socket_connect_timeout=connect_timeout,
         socket_timeout=COMMAND_SECONDS,
         retry=Retry(NoBackoff(), 0),
+        # Neither is for a user with no more rights than it needs: CLIENT SETINFO, CLIENT MAINT_NOTIFICATIONS.
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_pool(pool)
     return client

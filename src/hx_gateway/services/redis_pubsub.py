@@ -34,6 +34,7 @@ class RedisListener(Listener):
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=CONNECT_SECONDS,
             retry=Retry(NoBackoff(), 0),
+            driver_info=None,
         )
 
     async def _listen(self) -> None:

@@ -48,7 +48,7 @@ def stores_from(given: Mapping[str, str]) -> Stores:
     values = {name: value for name, value in given.items() if value}
     problems: list[str] = []
     found = []
-    for read in (_postgres, _redis, _qdrant):
+    for read in (postgres_url, redis_url, _qdrant):
         try:
             found.append(read(values))
         except InputProblem as problem:
@@ -63,7 +63,8 @@ def stores_from(given: Mapping[str, str]) -> Stores:
     return Stores(postgres, redis, qdrant, api_key)
 
 
-def _postgres(values: Mapping[str, str]) -> str:
+def postgres_url(values: Mapping[str, str]) -> str:
+    """Return PostgreSQL's URL from what is given, none of it empty. Raises :class:`InputProblem`."""
     given = {name: values[name] for name in ("PG_URL", "DATABASE_URL") if name in values}
     if len(set(given.values())) > 1:
         raise InputProblem("PG_URL and DATABASE_URL say something else each: give one of them.")
@@ -81,7 +82,8 @@ def _postgres(values: Mapping[str, str]) -> str:
     return f"postgresql://{credentials}@{host}:{port}/{_encoded('PG_DB', values.get('PG_DB', 'hx_gateway'))}"
 
 
-def _redis(values: Mapping[str, str]) -> str:
+def redis_url(values: Mapping[str, str]) -> str:
+    """Return Redis's URL from what is given, none of it empty. Raises :class:`InputProblem`."""
     if "REDIS_URL" in values:
         _only_one(values, "REDIS_URL", "REDIS_HOST")
         try:
