@@ -275,7 +275,8 @@ def typed() -> Iterator[tuple[str, list[str]]]:
     for path in PAGES:
         for block in blocks(path.read_text()):
             text = re.sub(r"\\\n\s*", "", block.text) if block.language in ("sh", "") else ""
-            for line in re.findall(r"(?:^|[ \t(])(?:\.venv/bin/)?hx-gateway ([a-z].*)", text, re.MULTILINE):
+            # An account may have the same name: `sudo -u hx-gateway hx-gateway …`.
+            for line in re.findall(r"(?:^|[ \t(])(?:\.venv/bin/)?hx-gateway (?!hx-)([a-z].*)", text, re.MULTILINE):
                 words = shlex.split(re.split(r"\)$| [|>&] |; ", line)[0], comments=True)
                 yield f"{name_of(path)}: {line}", words
 

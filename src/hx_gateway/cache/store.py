@@ -15,7 +15,7 @@ BUDGET_SECONDS = 0.03
 
 
 class CacheAway(Exception):
-    """Nobody can say now whether an answer is there."""
+    """This place cannot say whether it has an answer: it is away, too slow, or compares no such questions."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from hx_gateway.cli.wiring_output import layout_of
 from hx_gateway.doctor.examination import examine
 from hx_gateway.doctor.findings import Finding, Surroundings
 from hx_gateway.doctor.settings import Setting, effective_settings
-from hx_gateway.settings import ENV_FILE_VARIABLE
+from hx_gateway.setting_sources import ENV_FILE_VARIABLE
 from hx_gateway.wiring.layout import DEFAULT_BASE
 
 EXIT_PROBLEM = 1

@@ -135,7 +135,8 @@ class MeaningCache:
         Within the budget, whatever happens: what did not work is :class:`CacheAway`, and ``looked_up`` is told why.
         """
         if question.wording is None:
-            return None
+            # It says nothing of such a question: who could have said something is away, and not a miss.
+            raise CacheAway
         outcome, found = await self._find(question, question.wording)
         self._looked_up(outcome)
         if outcome not in (LookUp.HIT, LookUp.MISS):
