@@ -94,3 +94,13 @@ def test_smoke_passes(made: Made) -> None:
     assert done.returncode == 0, done.stdout.decode()
     assert {check["outcome"] for check in json.loads(done.stdout)["checks"]} == {"pass"}
     assert made.refusals() == []
+
+
+def test_doctor_finds_nothing_wrong_with_the_role_and_the_user(made: Made) -> None:
+    command = [sys.executable, "-m", "hx_gateway", "doctor", "--json"]
+    done = subprocess.run(command, env=made.people.gateway.environ, capture_output=True, check=False)
+    findings = json.loads(done.stdout)["findings"]
+    stores = [one for one in findings if one["subject"].startswith(("PostgreSQL", "Redis"))]
+    assert len(stores) > 2
+    assert [one for one in stores if one["state"] == "problem"] == []
+    assert made.refusals() == []

@@ -9,14 +9,14 @@ import re
 KEYS = "hx:*"
 # What connections send, what Python sends, and what the scripts call; tests compare them with the source.
 COMMANDS = (
-    *("hello", "ping", "select"),
+    *("hello", "ping", "select", "info"),
     *("evalsha", "script|load", "mget", "multi", "exec", "discard", "publish", "subscribe"),
     *("set", "get", "del", "unlink", "expire", "pexpire", "pttl", "time"),
     *("hget", "hset", "hmget", "hdel", "hexists", "hincrby", "hscan"),
     *("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore"),
 )
 # LiteLLM names its keys by hashes, and asks for more with each version: all but what is for administrators.
-_BESIDE_LITELLM = "~* &* +@all -@admin -@dangerous +info"
+_BESIDE_LITELLM = "~* &* +@all -@admin -@dangerous"
 _NAME = re.compile(r"[!-~]+")
 
 

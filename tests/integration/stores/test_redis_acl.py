@@ -89,7 +89,6 @@ def test_the_user_works_on_the_gateways_own_keys_and_channel(user: Any) -> None:
         ("CLIENT", "KILL", "ID", "1"),
         ("SCRIPT", "FLUSH"),
         ("EVAL", "return 1", "0"),
-        ("INFO",),
     ],
 )
 def test_everything_else_is_refused(user: Any, command: tuple[str, ...]) -> None:
