@@ -14,6 +14,8 @@ from hx_gateway.registry.statistics import DependedOn, FailingService, ProbeNumb
 
 # Not seen for so long, or never.
 STALE_AFTER = timedelta(minutes=15)
+# That of ``seen_period``.
+SEEN_PERIOD_SECONDS = 300
 MAX_NAMES = 50
 MAX_TOP = 10
 # Ids are drawn at random: the first of them are a fair sample of all.
@@ -38,13 +40,16 @@ FROM (
     WHERE tenant_id = :tenant {living} ORDER BY item_id LIMIT :most
 ) AS few
 """
-# Each of the three is counted in an index: together they would be looked for in every row.
+# Each of them is counted in an index: together they would be looked for in every row.
 _STANDING = """
 SELECT (
     SELECT count(*) FROM hx_registry.registry_health AS h
-    WHERE tenant_id = :tenant AND last_seen < :seen_before {living}
+    WHERE tenant_id = :tenant AND seen_period < :period {living}
 ) + (
-    SELECT count(*) FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant AND last_seen IS NULL {living}
+    SELECT count(*) FROM hx_registry.registry_health AS h
+    WHERE tenant_id = :tenant AND seen_period = :period AND last_seen < :seen_before {living}
+) + (
+    SELECT count(*) FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant AND seen_period IS NULL {living}
 ) AS stale, (
     SELECT count(*) FROM hx_registry.registry_health AS h WHERE tenant_id = :tenant AND flapping {living}
 ) AS flapping
@@ -107,7 +112,9 @@ class ItemNumbers:
         """Return what probes found and left, of living services; ``counts`` say how many are alike (``ItemCount``)."""
         living, deleted = (sum(row.items for row in counts if row.is_active is active) for active in (True, False))
         among = _LIVING if deleted else ""
-        standing = (await self._rows(text(_STANDING.format(living=among)), seen_before=self._now - STALE_AFTER))[0]
+        seen_before = self._now - STALE_AFTER
+        period = int(seen_before.timestamp()) // SEEN_PERIOD_SECONDS
+        standing = (await self._rows(text(_STANDING.format(living=among)), seen_before=seen_before, period=period))[0]
         sums = (await self._rows(text(_PROBES.format(living=among)), most=SAMPLED_PROBES))[0]
         p50, p95 = sums.percentiles or (None, None)
         rate = await self._rows(_RATE, since=self._now - _HOUR, most=SAMPLED_RATES)

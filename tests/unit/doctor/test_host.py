@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,7 +203,9 @@ def write(path: Path, text: str, mode: int) -> Path:
 
 def open_to_others(folder: Path) -> None:
     """Let other accounts pass: pytest closes its folders, and the embedded PostgreSQL of root's is elsewhere then."""
-    for each in (folder, folder.parent, folder.parent.parent):
+    for each in (folder, *folder.parents):
+        if each == Path(tempfile.gettempdir()):
+            return
         each.chmod(0o755)
 
 
