@@ -64,6 +64,7 @@ def main(*only: str) -> None:
         f"registry: {REGISTRY_RACES} races of each kind": registry_races,
         f"registry: {FEED_CHANGES:,} changes by 8 writers, a client cut off {FEED_CUTS} times": registry_feed,
         "registry: 100,000 services": bench_registry,
+        "wiring: interrupted at every call": wiring,
         f"budgets: state machine on real stores, {MACHINE_EXAMPLES} examples": machine,
         f"budgets: the last call of a budget, {RACES} races": races,
         f"keys: {KNOWN_KEY_REQUESTS:,} requests while PostgreSQL is away": known_keys,
@@ -117,6 +118,11 @@ def faults() -> str:
     for _ in range(FAULT_REPEATS - 1):
         _pytest("tests/faults")
     return _pytest("tests/faults")
+
+
+def wiring() -> str:
+    """End a run of ``wire`` and ``unwire`` at every call that changes a file."""
+    return _pytest("tests/acceptance/wiring/test_interruptions.py", environ={"HX_TEST_EVERY_CALL": "1"}, limit=1800)
 
 
 def record_faults() -> str:

@@ -23,7 +23,7 @@ _OURS = (
 )
 _KEPT = ("HX_TEST_",)
 
-settings.register_profile("hx", deadline=None, max_examples=int(os.environ.get("HX_TEST_EXAMPLES", "100")))
+settings.register_profile("hx", deadline=None, max_examples=int(os.environ.get("HX_TEST_EXAMPLES", "50")))
 settings.load_profile("hx")
 
 pytest_plugins = ("tests.fixtures.gateway", "tests.fixtures.servers", "tests.fixtures.zoo")

@@ -34,7 +34,7 @@ from tests.fixtures.gateway import Gateway
 from tests.fixtures.servers import Servers
 from tests.integration.db.databases import fresh_database
 
-SECONDS = float(os.environ.get("HX_TEST_BANK_SECONDS", "60"))
+SECONDS = float(os.environ.get("HX_TEST_BANK_SECONDS", "25"))
 SEED = int(os.environ.get("HX_TEST_BANK_SEED", "1"))
 GATEWAYS, CLIENTS, PAUSE_SECONDS = 3, 24, 2.0
 QUIET_SECONDS = 90.0

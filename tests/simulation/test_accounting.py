@@ -13,7 +13,7 @@ import structlog
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.world import Broken, be_quiet, simulate
 
-SEEDS = int(os.environ.get("HX_TEST_SIM_SEEDS", "2000"))
+SEEDS = int(os.environ.get("HX_TEST_SIM_SEEDS", "1000"))
 FIRST_SEED = int(os.environ.get("HX_TEST_SIM_FIRST_SEED", "0"))
 CHUNK = 50
 
