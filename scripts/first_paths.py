@@ -23,7 +23,8 @@ import redis
 from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
-from tests.acceptance.wiring.staging import CONFIG, LITELLM_CONFIG, SECRETS, SETTINGS, Tree
+from tests.acceptance.wiring.staging import CONFIG, SECRETS, SETTINGS, Tree
+from tests.acceptance.wiring.test_litellm_starts import QUIET
 from tests.fixtures.gateway import NO_STORES, Gateway, free_port
 from tests.fixtures.litellm import MASTER_KEY, running_litellm
 from tests.fixtures.qdrant_server import qdrant_beside
@@ -38,12 +39,6 @@ CHAT = {"model": "hx-chat", "messages": [{"role": "user", "content": "Say someth
 EVENTS = 100_000
 EVENTS_AT_ONCE = 500
 STOP_SECONDS = 120.0
-MODELS = """\
-  - model_name: hx-chat
-    litellm_params: {model: openai/hx-chat, api_base: "URL/v1", api_key: os.environ/PROVIDER_KEY}
-  - model_name: emb-premium
-    litellm_params: {model: openai/emb-premium, api_base: "URL/v1", api_key: os.environ/PROVIDER_KEY}
-"""
 
 
 class Steps:
@@ -106,9 +101,7 @@ def wired(steps: Steps, folder: Path, stack: ExitStack) -> None:
             admin.execute_command("ACL", "SETUSER", *line.split()[1:])
     stores = {name: value or "" for name, value in dotenv_values(out, interpolate=False).items()}
     tree = Tree(folder / "root", stores | {"QDRANT_URL": qdrant.url})
-    quiet = LITELLM_CONFIG.replace("    callbacks:\n    - prometheus\n", "").replace('  alerting: [ "slack" ]\n', "")
-    models = MODELS.replace("URL/v1", f"{provider.url}/v1")
-    tree.write(CONFIG, quiet.replace("\nlitellm_settings:", f"{models}\nlitellm_settings:"))
+    tree.write(CONFIG, QUIET.replace("URL/v1", f"{provider.url}/v1"))
     with steps.timed(path, "wire"):
         run("wire", "--root", str(tree.root), environ=tree.environ)
     secrets = {name: value or "" for name, value in dotenv_values(tree.path(SECRETS), interpolate=False).items()}
